@@ -1,0 +1,1 @@
+"""One file for each concurrency model, with its client and its middleware."""

@@ -1,0 +1,33 @@
+# C types for threads.py. Every name here stands there, where its meaning is.
+cimport cython
+
+from flask_uwsgi_ws.client cimport SyncClient
+from flask_uwsgi_ws.connection cimport Connection
+
+cdef int _OPEN
+cdef int _NOW
+
+
+cdef class WebSocketClient(SyncClient):
+    cdef object _reading
+    cdef object _writing
+    cdef object _backlog
+    cdef Py_ssize_t _read_size
+    cdef object _recv
+    cdef object _send_bytes
+    cdef bint _heard
+    cdef double _heard_at
+    cdef object _pinged_at
+    cdef object _ended_at
+
+    cdef _wait(self)
+    cdef _wait_until(self, double deadline)
+    cdef bint _readable(self, double deadline)
+    @cython.locals(connection=Connection, size=Py_ssize_t, data=bytes)
+    cdef _read(self, int flags)
+    cdef _send(self, bytes frame)
+    @cython.locals(sent=Py_ssize_t)
+    cdef _write(self, bytes data)
+    cdef _write_rest(self, bytes data, Py_ssize_t sent, double timeout)
+    cdef _send_backlog(self)
+    cdef bytes _take_backlog(self)

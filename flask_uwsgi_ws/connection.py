@@ -1,0 +1,287 @@
+"""The state of one WebSocket connection, server side: frames to messages and back.
+
+No socket, no clock, no lock: bytes from the peer go in through
+:meth:`Connection.receive_data`, bytes for the peer come out as return values
+(what the application sends) and through :meth:`Connection.take_replies` (what
+the protocol answers by itself). A backend may read in one thread and send from
+others, provided that reads do not overlap each other and sends do not either:
+the two halves share nothing but the state of the closing handshake.
+
+The closing handshake, :rfc:`6455` section 7:
+
+    ========  ==========================  =============================
+    state     what brings it about        what is still allowed
+    ========  ==========================  =============================
+    OPEN      the opening handshake       everything
+    CLOSING   ``close()``, or a fault of  waiting for the peer's Close;
+              the peer's (we failed the   messages are thrown away, and
+              connection)                 after a fault all bytes are
+    CLOSED    Close frames went both      nothing
+              ways, or end of file
+    ========  ==========================  =============================
+
+Like ``frames.py`` this is plain Python, compiled with ``connection.pxd``.
+"""
+
+from __future__ import annotations
+
+import codecs
+from typing import Final
+
+from .frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    FrameParser,
+    ProtocolError,
+    serialize,
+)
+
+OPEN: Final = 1
+CLOSING: Final = 2
+CLOSED: Final = 3
+
+_TEXT = TEXT
+_BINARY = BINARY
+_CONTINUATION = CONTINUATION
+_OPEN = OPEN
+_CLOSED = CLOSED
+
+# RFC 6455 section 7.4.1 and the IANA registry that section 11.7 set up:
+# codes that may stand in a Close frame.
+_REGISTERED: Final = frozenset((*range(1000, 1004), *range(1007, 1015)))
+
+
+def valid_close_code(code: int) -> bool:
+    """Tell whether *code* may be sent in a Close frame, :rfc:`6455` section 7.4."""
+    return code in _REGISTERED or 3000 <= code <= 4999
+
+
+def close_payload(code: int, reason: str) -> bytes:
+    """Make the payload of a Close frame, :rfc:`6455` section 5.5.1.
+
+    :param code: a close code that may be sent.
+    :param reason: at most 123 bytes of UTF-8.
+    :raises ValueError: for a code or a reason that no Close frame can hold.
+    """
+    if not isinstance(code, int) or isinstance(code, bool) or not valid_close_code(code):
+        raise ValueError(
+            f"{code!r} is not a close code that can be sent: "
+            "use 1000 to 1003, 1007 to 1014, or 3000 to 4999"
+        )
+    try:
+        encoded = reason.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the close reason can not be UTF-8: {error.reason}") from None
+    if len(encoded) > 123:
+        raise ValueError(
+            f"the close reason is {len(encoded)} bytes of UTF-8: a Close frame holds 123 at most"
+        )
+    return code.to_bytes(2, "big") + encoded
+
+
+class Connection:
+    """One connection after its opening handshake.
+
+    :param max_size: largest message taken from the peer, in bytes of payload
+        over all its fragments; 0 for no limit. A larger one fails the
+        connection with 1009 as soon as a header announces it.
+    """
+
+    def __init__(self, max_size: int = 2**20) -> None:
+        #: ``OPEN``, ``CLOSING`` or ``CLOSED``.
+        self.state = OPEN
+        #: The code that ended the connection: of the first Close frame, sent
+        #: or received, or 1006 if it was lost without one (:rfc:`6455`
+        #: section 7.1.5). ``None`` while open.
+        self.close_code: int | None = None
+        #: The reason in that frame (:rfc:`6455` section 7.1.6).
+        self.close_reason = ""
+        #: Payload of the last Pong received; ``None`` before the first.
+        self.last_pong: bytes | None = None
+        #: Whether :meth:`take_replies` has something to give.
+        self.has_replies = False
+        self._parser = FrameParser()
+        self._max_size = max_size
+        self._replies: list[bytes] = []
+        self._failed = False
+        # The message whose fragments are arriving: 0 for none.
+        self._opcode = 0
+        self._message = bytearray()
+        self._checked = 0
+
+    # What the peer sends.
+
+    def receive_data(self, data: bytes) -> list[str | bytes]:
+        """Take bytes from the peer.
+
+        A fault in them fails the connection (:rfc:`6455` section 7.1.7): the
+        Close frame is among the replies and the state says so.
+
+        :param data: bytes as they were read.
+        :returns: the messages that these bytes complete, ``str`` for text and
+            ``bytes`` for binary.
+        """
+        messages: list[str | bytes] = []
+        if self.state == _CLOSED or self._failed:
+            return messages
+        parser = self._parser
+        try:
+            parser.feed(data)
+            while True:
+                frame = parser.next_frame()
+                if frame is None:
+                    break
+                if frame.opcode & 0x08:
+                    self._control(frame)
+                    if self.state == _CLOSED:
+                        break
+                elif self._is_whole(frame):
+                    if self._max_size and frame.length > self._max_size:
+                        raise self._too_big()
+                    if self.state == _OPEN:
+                        if frame.opcode == _TEXT:
+                            messages.append(frame.payload.decode())
+                        else:
+                            messages.append(frame.payload)
+                else:
+                    self._part(frame, messages)
+        except ProtocolError as error:
+            self._fail(error.code, error.reason)
+        except UnicodeDecodeError as error:
+            self._fail(1007, f"text is not UTF-8: {error.reason}")
+        return messages
+
+    def receive_eof(self) -> None:
+        """Take note that the peer, or the network, ended the connection."""
+        if self.state == OPEN:
+            self.close_code = 1006
+        self.state = CLOSED
+
+    def _is_whole(self, frame: Frame) -> bool:
+        """The common case: a message in one frame in one read."""
+        return (
+            frame.first
+            and frame.last
+            and frame.fin
+            and frame.opcode != _CONTINUATION
+            and not self._opcode
+        )
+
+    def _part(self, frame: Frame, messages: list[str | bytes]) -> None:
+        if frame.first:
+            if frame.opcode == _CONTINUATION:
+                if not self._opcode:
+                    raise ProtocolError(1002, "continuation frame without a message to continue")
+            elif self._opcode:
+                raise ProtocolError(1002, "new message before the end of the previous one")
+            else:
+                self._opcode = frame.opcode
+                self._message = bytearray()
+                self._checked = 0
+            if self._max_size and frame.length > self._max_size - len(self._message):
+                raise self._too_big()
+        ended = frame.fin and frame.last
+        if self.state == _OPEN:
+            self._message += frame.payload
+            if self._opcode == _TEXT:
+                # Only the bytes since the last whole character are looked at.
+                with memoryview(self._message) as view:
+                    self._checked += codecs.utf_8_decode(view[self._checked :], "strict", ended)[1]
+            if ended:
+                message = self._message
+                messages.append(message.decode() if self._opcode == _TEXT else bytes(message))
+        if ended:
+            self._opcode = 0
+            self._message = bytearray()
+
+    def _control(self, frame: Frame) -> None:
+        if frame.opcode == PING:
+            if self.state == OPEN:
+                self._reply(serialize(PONG, frame.payload))
+        elif frame.opcode == PONG:
+            self.last_pong = frame.payload
+        else:
+            self._close_frame(frame.payload)
+
+    def _close_frame(self, payload: bytes) -> None:
+        code, reason = 1005, ""
+        if len(payload) == 1:
+            raise ProtocolError(1002, "Close frame with half a close code")
+        if payload:
+            code = int.from_bytes(payload[:2], "big")
+            if not valid_close_code(code):
+                raise ProtocolError(1002, f"close code {code} is not allowed in a Close frame")
+            reason = payload[2:].decode()
+        if self.state == OPEN:
+            self.close_code = code
+            self.close_reason = reason
+            # Section 5.5.1: the answer echoes the code.
+            self._reply(serialize(CLOSE, payload[:2]))
+        self.state = CLOSED
+
+    def _too_big(self) -> ProtocolError:
+        return ProtocolError(1009, f"message is larger than {self._max_size} bytes")
+
+    def _fail(self, code: int, reason: str) -> None:
+        self._failed = True
+        self._message = bytearray()
+        if self.state == OPEN:
+            self.state = CLOSING
+            self.close_code = code
+            self.close_reason = reason
+            self._reply(serialize(CLOSE, close_payload(code, reason)))
+        else:
+            # Our Close frame has gone out; there is nothing more to say.
+            self.state = CLOSED
+
+    def _reply(self, frame: bytes) -> None:
+        self._replies.append(frame)
+        self.has_replies = True
+
+    # What is sent to the peer.
+
+    def take_replies(self) -> bytes:
+        """Give what the protocol has to answer: Pongs, and a Close frame at the end."""
+        self.has_replies = False
+        replies, self._replies = self._replies, []
+        return b"".join(replies)
+
+    def send_text(self, message: str) -> bytes:
+        """Frame a text message. The state must be ``OPEN``.
+
+        :raises UnicodeEncodeError: for a lone surrogate, which UTF-8 can not say.
+        """
+        return serialize(_TEXT, message.encode())
+
+    def send_binary(self, message: bytes) -> bytes:
+        """Frame a binary message. The state must be ``OPEN``."""
+        return serialize(_BINARY, message)
+
+    def ping(self, payload: bytes = b"") -> bytes:
+        """Frame a Ping, :rfc:`6455` section 5.5.2.
+
+        :param payload: at most 125 bytes, which the peer's Pong repeats.
+        :raises ValueError: if it is longer.
+        """
+        return serialize(PING, payload)
+
+    def close(self, code: int = 1000, reason: str = "") -> bytes:
+        """Begin the closing handshake, :rfc:`6455` section 7.1.2.
+
+        :param code: why, section 7.4.
+        :param reason: the same for people, at most 123 bytes of UTF-8.
+        :returns: the Close frame; nothing if the connection is ending already.
+        :raises ValueError: for a code or a reason that no Close frame can hold.
+        """
+        payload = close_payload(code, reason)
+        if self.state != OPEN:
+            return b""
+        self.state = CLOSING
+        self.close_code = code
+        self.close_reason = reason
+        return serialize(CLOSE, payload)

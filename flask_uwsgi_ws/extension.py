@@ -1,0 +1,165 @@
+"""The Flask extension: routes, ``init_app`` and ``run``."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flask import Flask
+from werkzeug.debug import DebuggedApplication
+
+from . import runner
+from .backends.threads import WebSocketMiddleware
+from .middleware import BaseMiddleware
+from .servers import uwsgi_module, uwsgi_options
+from .settings import Settings, unknown_names
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+#: Where the extension keeps an app's part: ``app.extensions[EXTENSION]``.
+EXTENSION = "uwsgi_websocket"
+
+
+@dataclass
+class _AppState:
+    websocket: WebSocket
+    settings: Settings | None = None
+
+
+class WebSocket:
+    """WebSocket routes for a Flask app on uWSGI, each connection in a thread.
+
+    A route declared here is one of the app's own, a rule with
+    ``websocket=True``; such a rule that was added to the app or a blueprint
+    directly is served as well.
+
+    :param app: the app; or call :meth:`init_app` later.
+    :param options: of :class:`~flask_uwsgi_ws.settings.Settings`; they come
+        before ``app.config``.
+    :raises TypeError: for an option that there is none of.
+    :raises ValueError: for an option's value that can not be meant.
+    """
+
+    #: The class of the middleware that is applied to the app.
+    middleware: type[BaseMiddleware] = WebSocketMiddleware
+
+    def __init__(self, app: Flask | None = None, **options: Any) -> None:
+        Settings.load({}, options, {})
+        self._options = options
+        self._rules: list[tuple[str, str | None, Callable[..., Any] | None, dict[str, Any]]] = []
+        self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Apply the middleware to an app and replace its ``run``.
+
+        Routes that were declared before, and those that will be, are added to
+        each app that this was called with.
+
+        :param app: the app.
+        :raises RuntimeError: if the app has a WebSocket extension already.
+        """
+        if EXTENSION in app.extensions:
+            raise RuntimeError(
+                "this app has a WebSocket extension already; use that one, "
+                f"app.extensions[{EXTENSION!r}].websocket"
+            )
+        app.extensions[EXTENSION] = _AppState(self)
+        for rule, endpoint, view_func, options in self._rules:
+            app.add_url_rule(rule, endpoint, view_func, **options)
+        self._apps.add(app)
+        if uwsgi_module() is not None and runner.debug_wanted():
+            self._debug(app)
+        app.wsgi_app = self.middleware(app.wsgi_app, self, app)  # type: ignore[method-assign]
+        app.run = lambda *args, **options: self.run(app, *args, **options)  # type: ignore[method-assign]
+
+    def settings(self, app: Flask) -> Settings:
+        """Give an app's options, which are read once, when they are first asked for.
+
+        :param app: an app that :meth:`init_app` was called with.
+        :raises ValueError: for a value in ``app.config`` that can not be meant.
+        """
+        state: _AppState = app.extensions[EXTENSION]
+        if state.settings is None:
+            state.settings = Settings.load(app.config, self._options, uwsgi_options())
+            for name in unknown_names(app.config):
+                app.logger.warning("there is no option %s", name)
+        return state.settings
+
+    def route(self, rule: str, **options: Any) -> Callable[[Handler], Handler]:
+        """Make a function the handler of a WebSocket URL.
+
+        :param rule: the URL rule, as Flask's; its variables are arguments of
+            the function, after the client.
+        :param options: those of :meth:`flask.Flask.route` (``endpoint``,
+            ``defaults``, ``subdomain``, ``host``, ``strict_slashes``, …).
+        """
+
+        def decorator(handler: Handler) -> Handler:
+            self.add_url_rule(rule, options.pop("endpoint", None), handler, **options)
+            return handler
+
+        return decorator
+
+    def add_url_rule(
+        self,
+        rule: str,
+        endpoint: str | None = None,
+        view_func: Callable[..., Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Make *view_func* the handler of a WebSocket URL; see :meth:`route`.
+
+        :param rule: the URL rule.
+        :param endpoint: its name for ``url_for``; the function's by default.
+        :param view_func: the handler.
+        :param options: those of :meth:`flask.Flask.add_url_rule`.
+        :raises AssertionError: if the endpoint has another function already.
+        :raises ValueError: for ``websocket=False``.
+        """
+        if not options.setdefault("websocket", True):
+            raise ValueError("a WebSocket route has websocket=True; use app.route for others")
+        options.setdefault("provide_automatic_options", False)
+        for app in self._apps:
+            app.add_url_rule(rule, endpoint, view_func, **options)
+        self._rules.append((rule, endpoint, view_func, options))
+
+    def run(
+        self,
+        app: Flask,
+        debug: bool = False,
+        host: str = "localhost",
+        port: int = 5000,
+        uwsgi_binary: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Replace this process by a uWSGI that serves *app*; ``app.run`` calls this.
+
+        Does nothing inside uWSGI, so that a script may call it unguarded.
+
+        :param app: the app; a variable of a module has to hold it.
+        :param debug: Flask's debug mode, Werkzeug's debugger, and a reload
+            when a file changes.
+        :param host: where to listen.
+        :param port: where to listen.
+        :param uwsgi_binary: the uWSGI to run; else that of the environment
+            variable ``FLASK_UWSGI_BINARY``, the one beside this Python, or the
+            first in ``PATH``.
+        :param options: ``ssl_context``, a pair of files (certificate, key) or
+            ``'adhoc'``, and uWSGI's own, underscores or hyphens: ``True`` for
+            a bare flag, ``False`` or ``None`` to leave out, a list to repeat.
+        :raises SystemExit: with a line that says what to do, when uWSGI can
+            not be started.
+        """
+        if uwsgi_module() is None:
+            runner.run(app, debug, host, port, uwsgi_binary, options)
+
+    @staticmethod
+    def _debug(app: Flask) -> None:
+        app.debug = True
+        debugged = DebuggedApplication(app.wsgi_app, evalex=True)
+        app.wsgi_app = debugged  # type: ignore[method-assign]
+        app.logger.info("debugger PIN: %s", debugged.pin)

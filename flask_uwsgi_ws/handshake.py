@@ -1,0 +1,195 @@
+"""RFC 6455 section 4: what to answer an opening handshake.
+
+The checking and the negotiation are those of the ``websockets`` package; this
+file asks it in the words of a WSGI environ, and makes of its answer the HTTP
+response that a client of a Flask app should get. It does no I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHeader, InvalidOrigin
+from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+from .settings import Settings
+
+_HEADERS = (
+    "Connection",
+    "Upgrade",
+    "Origin",
+    "Sec-WebSocket-Key",
+    "Sec-WebSocket-Version",
+    "Sec-WebSocket-Protocol",
+    "Sec-WebSocket-Extensions",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP response to an opening handshake.
+
+    :param status: 101 to accept; another to refuse.
+    :param headers: all the headers of the response.
+    :param body: what is wrong, for people; empty when accepted.
+    :param subprotocol: the chosen one (:rfc:`6455` section 1.9).
+    :param log: a line for the server's log, for what its operator can mend.
+    """
+
+    status: HTTPStatus
+    headers: list[tuple[str, str]] = field(default_factory=list)
+    body: bytes = b""
+    subprotocol: str | None = None
+    log: str | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the connection is a WebSocket from here on."""
+        return self.status == HTTPStatus.SWITCHING_PROTOCOLS
+
+
+def is_handshake(environ: Mapping[str, Any]) -> bool:
+    """Tell whether a request wants a WebSocket, be it rightly put or not.
+
+    A proxy that does not pass the Upgrade header on leaves the others, so that
+    any of them counts: such a request gets a word on what is wrong.
+
+    :param environ: the WSGI environ.
+    """
+    return (
+        "HTTP_SEC_WEBSOCKET_KEY" in environ
+        or "HTTP_SEC_WEBSOCKET_VERSION" in environ
+        or "websocket" in environ.get("HTTP_UPGRADE", "").lower()
+    )
+
+
+def negotiate(environ: Mapping[str, Any], settings: Settings) -> Answer:
+    """Check an opening handshake, :rfc:`6455` section 4.2, and answer it.
+
+    :param environ: the WSGI environ.
+    :param settings: origins and subprotocols.
+    """
+    method = environ["REQUEST_METHOD"]
+    if method != "GET":
+        return refusal(
+            HTTPStatus.METHOD_NOT_ALLOWED,
+            f"a WebSocket is opened with GET, not {method}",
+            [("Allow", "GET")],
+        )
+    if environ.get("SERVER_PROTOCOL") == "HTTP/1.0" and "HTTP_UPGRADE" in environ:
+        return refusal(
+            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+            "a WebSocket needs HTTP/1.1; behind nginx, set proxy_http_version 1.1",
+        )
+    headers = Headers()
+    for name in _HEADERS:
+        value = environ.get("HTTP_" + name.upper().replace("-", "_"))
+        if value is not None:
+            headers[name] = value
+    protocol = ServerProtocol(
+        origins=allowed_origins(environ, settings),  # type: ignore[arg-type]
+        subprotocols=settings.subprotocols,  # type: ignore[arg-type]
+        select_subprotocol=_select_subprotocol,  # type: ignore[arg-type]
+    )
+    response = protocol.accept(Request(environ.get("PATH_INFO", "/"), headers))
+    status = HTTPStatus(response.status_code)
+    if status == HTTPStatus.SWITCHING_PROTOCOLS:
+        return Answer(status, list(response.headers.raw_items()), subprotocol=protocol.subprotocol)
+    error = protocol.handshake_exc
+    if status == HTTPStatus.UPGRADE_REQUIRED:
+        return refusal(
+            status,
+            f"{error}; a proxy in front must pass the Upgrade and Connection headers on",
+            _UPGRADE,
+        )
+    if isinstance(error, InvalidHeader) and error.name == "Sec-WebSocket-Version":
+        return refusal(HTTPStatus.UPGRADE_REQUIRED, f"{error}; 13 is spoken here", _UPGRADE)
+    if isinstance(error, InvalidOrigin):
+        host = environ.get("HTTP_HOST", "")
+        return refusal(
+            status,
+            f"pages of {error.value} may not connect to {host}",
+            log=f"WebSocket handshake refused: origin {error.value!r} is not host {host!r}; "
+            "to let it in, add it to UWSGI_WEBSOCKET_ORIGINS",
+        )
+    return refusal(status, str(error))
+
+
+_UPGRADE = [
+    ("Upgrade", "websocket"),
+    ("Connection", "Upgrade"),
+    ("Sec-WebSocket-Version", "13"),
+]
+
+
+def refusal(
+    status: HTTPStatus,
+    fault: str,
+    headers: Sequence[tuple[str, str]] = (),
+    log: str | None = None,
+) -> Answer:
+    """Make an answer that says no.
+
+    :param status: the HTTP status.
+    :param fault: what is wrong and what to do.
+    :param headers: headers besides those of the body.
+    :param log: a line for the server's log.
+    """
+    body = f"WebSocket handshake refused: {fault}.\n".encode()
+    return Answer(
+        status,
+        [
+            *headers,
+            ("Connection", "close"),
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+        ],
+        body,
+        log=log,
+    )
+
+
+def allowed_origins(
+    environ: Mapping[str, Any], settings: Settings
+) -> list[str | re.Pattern[str] | None] | None:
+    """List the origins to let in (:rfc:`6455` section 10.2), as ``websockets`` takes them.
+
+    A request without an Origin header does not come from a browser's page and
+    is let in.
+
+    :param environ: the WSGI environ.
+    :param settings: their ``origins`` count.
+    :returns: ``None`` to let all in.
+    """
+    if settings.origins == "*":
+        return None
+    if settings.origins is None:
+        host = environ.get("HTTP_HOST", "").lower()
+        origins: list[str | re.Pattern[str] | None] = [None]
+        # A browser leaves the port out where it is the scheme's own; the
+        # scheme is not compared, since TLS often ends at a proxy.
+        for scheme, port in (("http", ":80"), ("https", ":443")):
+            origins.append(f"{scheme}://{host.removesuffix(port)}")
+        return origins
+    return [None, *(_pattern(origin) for origin in settings.origins)]
+
+
+def _pattern(origin: str | re.Pattern[str]) -> str | re.Pattern[str]:
+    if isinstance(origin, str) and "*" in origin:
+        return re.compile(re.escape(origin).replace(r"\*", "[^/:]*"))
+    return origin
+
+
+def _select_subprotocol(protocol: ServerProtocol, offered: Sequence[str]) -> str | None:
+    # Where there is none in common the connection opens without one and the
+    # client decides (section 4.2.2, step 5).
+    for subprotocol in protocol.available_subprotocols or ():
+        if subprotocol in offered:
+            return subprotocol
+    return None

@@ -1,0 +1,112 @@
+"""Where the server keeps the socket of a request, and how its handshake is answered there.
+
+uWSGI closes its own descriptor when the request ends; a duplicate taken before
+that keeps the connection, and it is the package's from then on. None of
+uWSGI's request-bound functions may be called after the hand-over.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from types import ModuleType
+from typing import Any
+
+from .handshake import Answer, refusal
+
+
+def uwsgi_module() -> ModuleType | None:
+    """Give the ``uwsgi`` module, which is there only inside uWSGI."""
+    try:
+        return importlib.import_module("uwsgi")
+    except ImportError:
+        return None
+
+
+def uwsgi_options() -> Mapping[str, Any]:
+    """Give the options uWSGI was started with (``uwsgi.opt``); empty outside it."""
+    uwsgi = uwsgi_module()
+    if uwsgi is None:
+        return {}
+    return {
+        key.decode() if isinstance(key, bytes) else key: value for key, value in uwsgi.opt.items()
+    }
+
+
+def threads_run() -> bool:
+    """Tell whether Python threads run in this process beside the requests.
+
+    uWSGI runs them from 2.0.22 on; an older one does with
+    ``--enable-threads`` or ``--threads`` above 1 only.
+    """
+    return bool(getattr(uwsgi_module(), "has_threads", True))
+
+
+def take_connection(
+    environ: Mapping[str, Any],
+    start_response: Callable[..., Any],
+    answer: Answer,
+) -> int | Answer:
+    """Send the 101 and take the connection over from uWSGI.
+
+    :param environ: the WSGI environ.
+    :param start_response: the WSGI callable.
+    :param answer: an accepting one.
+    :returns: a descriptor of the connection, which the caller has to close, or
+        a refusal to send where the connection can not be had.
+    :raises OSError: if the client left before the 101 was sent.
+    """
+    uwsgi = uwsgi_module()
+    if uwsgi is None:
+        return refusal(
+            HTTPStatus.NOT_IMPLEMENTED,
+            "this server is not uWSGI; start the app with app.run() or the uwsgi command",
+        )
+    if environ.get("wsgi.url_scheme") == "https" and _has_https_socket():
+        return refusal(
+            HTTPStatus.NOT_IMPLEMENTED,
+            "--https-socket keeps the connection inside TLS; use --https, "
+            "whose router ends TLS before the worker, with --http-websockets",
+            log="WebSocket handshake refused: use --https instead of --https-socket",
+        )
+    try:
+        fd = os.dup(uwsgi.connection_fd())
+    except OSError as error:
+        return refusal(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "the server has no descriptor left; try again later",
+            log=f"WebSocket handshake refused: {error}; raise the limit (ulimit -n, --max-fd)",
+        )
+    try:
+        if _native_can_say(uwsgi, environ, answer):
+            uwsgi.websocket_handshake(
+                environ["HTTP_SEC_WEBSOCKET_KEY"],
+                environ.get("HTTP_ORIGIN", ""),
+                answer.subprotocol or "",
+            )
+        else:
+            write = start_response(
+                f"{answer.status.value} {answer.status.phrase}", list(answer.headers)
+            )
+            write(b"")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _native_can_say(uwsgi: ModuleType, environ: Mapping[str, Any], answer: Answer) -> bool:
+    # Without SSL uWSGI can not hash the key; the function named here is built
+    # in with SSL only. With no subprotocol chosen it would echo the client's
+    # whole list, and it has no way to name an extension.
+    return (
+        hasattr(uwsgi, "i_am_the_lord")
+        and (answer.subprotocol is not None or "HTTP_SEC_WEBSOCKET_PROTOCOL" not in environ)
+        and all(name != "Sec-WebSocket-Extensions" for name, _ in answer.headers)
+    )
+
+
+def _has_https_socket() -> bool:
+    return any(name.startswith(("https-socket", "ssl-socket")) for name in uwsgi_options())

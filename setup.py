@@ -1,0 +1,62 @@
+"""Builds the compiled modules; everything else is in pyproject.toml.
+
+What a message passes through is plain Python with C types in the ``.pxd``
+files beside it. ``FLASK_UWSGI_WS_COMPILE=0`` leaves them as they
+are, ``FLASK_UWSGI_WS_COMPILE=trace`` compiles them so that coverage can see
+their lines. Where there is no C compiler the install goes on without.
+"""
+
+from __future__ import annotations
+
+import os
+
+from setuptools import Extension, setup
+
+COMPILED = (
+    "frames.py",
+    "connection.py",
+    "client.py",
+    "backends/threads.py",
+    "_sockets.pyx",
+)
+
+
+def extensions() -> list[Extension]:
+    wanted = os.environ.get("FLASK_UWSGI_WS_COMPILE", "1")
+    if wanted == "0":
+        return []
+    try:
+        from Cython.Build import cythonize
+    except ImportError:
+        print("Cython is not here: installing without compiled frames")
+        return []
+    trace = wanted == "trace"
+    modules = [
+        Extension(
+            "flask_uwsgi_ws." + path.split(".")[0].replace("/", "."),
+            [f"flask_uwsgi_ws/{path}"],
+            extra_compile_args=["-O3"],
+            define_macros=[("CYTHON_TRACE_NOGIL", "1")] if trace else [],
+            # No compiler is no reason to fail: the Python file serves as well.
+            optional=not trace,
+        )
+        for path in COMPILED
+    ]
+    return cythonize(
+        modules,
+        build_dir="build/cython",
+        force=trace,
+        compiler_directives={
+            "language_level": 3,
+            # The types are those of the .pxd; an annotation is for mypy, and
+            # must not make the compiled form refuse what the other takes.
+            "annotation_typing": False,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "linetrace": trace,
+        },
+    )
+
+
+setup(ext_modules=extensions())
