@@ -17,7 +17,8 @@ COMPILED = (
     "connection.py",
     "client.py",
     "backends/threads.py",
-    "_sockets.pyx",
+    "locks.pyx",
+    "sockets.pyx",
 )
 
 
@@ -37,7 +38,7 @@ def extensions() -> list[Extension]:
             [f"flask_uwsgi_ws/{path}"],
             extra_compile_args=["-O3"],
             define_macros=[("CYTHON_TRACE_NOGIL", "1")] if trace else [],
-            # No compiler is no reason to fail: the Python file serves as well.
+            # No compiler is no reason to fail: the Python files serve as well.
             optional=not trace,
         )
         for path in COMPILED

@@ -194,7 +194,7 @@ class FrameParser:
                 raise ProtocolError(1002, "payload length is not minimal")
         elif size - pos < 6:
             return None
-        self._mask = self._data[pos + header - 4 : pos + header]
+        self._mask = data[pos + header - 4 : pos + header]
         self._first_byte = first_byte
         self._length = length
         self._remaining = length

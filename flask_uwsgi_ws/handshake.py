@@ -90,8 +90,11 @@ def negotiate(environ: Mapping[str, Any], settings: Settings) -> Answer:
     headers = Headers()
     for name in _HEADERS:
         value = environ.get("HTTP_" + name.upper().replace("-", "_"))
-        if value is not None:
-            headers[name] = value
+        if value is None:
+            continue
+        if any(character in value for character in "\r\n\0"):
+            return refusal(HTTPStatus.BAD_REQUEST, f"the {name} header is broken")
+        headers[name] = value
     protocol = ServerProtocol(
         origins=allowed_origins(environ, settings),  # type: ignore[arg-type]
         subprotocols=settings.subprotocols,  # type: ignore[arg-type]

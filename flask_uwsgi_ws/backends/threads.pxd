@@ -1,6 +1,8 @@
 # C types for threads.py. Every name here stands there, where its meaning is.
 cimport cython
 
+from flask_uwsgi_ws.locks cimport Lock
+from flask_uwsgi_ws.sockets cimport RawSocket
 from flask_uwsgi_ws.client cimport SyncClient
 from flask_uwsgi_ws.connection cimport Connection
 
@@ -9,12 +11,12 @@ cdef int _NOW
 
 
 cdef class WebSocketClient(SyncClient):
-    cdef object _reading
-    cdef object _writing
+    cdef Lock _reading
+    cdef Lock _writing
     cdef object _backlog
     cdef Py_ssize_t _read_size
-    cdef object _recv
-    cdef object _send_bytes
+    cdef double _send_timeout
+    cdef RawSocket _raw
     cdef bint _heard
     cdef double _heard_at
     cdef object _pinged_at
@@ -27,7 +29,7 @@ cdef class WebSocketClient(SyncClient):
     cdef _read(self, int flags)
     cdef _send(self, bytes frame)
     @cython.locals(sent=Py_ssize_t)
-    cdef _write(self, bytes data)
+    cdef _write(self, bytes data, double timeout)
     cdef _write_rest(self, bytes data, Py_ssize_t sent, double timeout)
     cdef _send_backlog(self)
     cdef bytes _take_backlog(self)

@@ -28,16 +28,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..client import Message, Sendable, SyncClient
-from ..connection import CLOSED, OPEN
+from ..connection import CLOSED, CLOSING, OPEN
 from ..exceptions import ConnectionClosed
+from ..locks import Lock
 from ..middleware import BaseMiddleware
 from ..servers import threads_run
 from ..settings import Settings
-
-try:
-    from .._sockets import RawSocket
-except ImportError:
-    RawSocket = None
+from ..sockets import RawSocket
 
 _log = logging.getLogger(__name__)
 
@@ -72,13 +69,12 @@ class WebSocketClient(SyncClient):
         sock.setblocking(True)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._reading = threading.Lock()
-        self._writing = threading.Lock()
+        self._reading = Lock()
+        self._writing = Lock()
         self._backlog: deque[bytes] = deque()
         self._read_size = _READ_LEAST
-        raw = RawSocket(self.fd) if RawSocket is not None else sock
-        self._recv = raw.recv
-        self._send_bytes = raw.send
+        self._send_timeout = settings.send_timeout
+        self._raw = RawSocket(sock)
         # For the attendant: whether bytes came since its last round, and the
         # time of the last that it knows of and of its Ping.
         self._heard = False
@@ -130,7 +126,7 @@ class WebSocketClient(SyncClient):
 
         :raises TimeoutError: when it has passed.
         """
-        if self._reading.acquire(timeout=max(deadline - time.monotonic(), 0)):
+        if self._reading.acquire(True, max(deadline - time.monotonic(), 0)):
             try:
                 while not self._inbox and self._connection.state == _OPEN:
                     if not self._readable(deadline):
@@ -152,7 +148,7 @@ class WebSocketClient(SyncClient):
         """Read once and take what came. ``_reading`` is held."""
         size = self._read_size
         try:
-            data = self._recv(size, flags)
+            data = self._raw.recv(size, flags)
         except BlockingIOError:
             return
         except OSError:
@@ -195,28 +191,28 @@ class WebSocketClient(SyncClient):
                 frame = self._take_backlog() + frame
             if self._connection.state != _OPEN:
                 raise self._ended()
-            self._write(frame)
+            self._write(frame, self._send_timeout)
         finally:
             self._writing.release()
         if self._backlog:
             self._send_backlog()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, timeout: float) -> None:
         """Write whole frames. ``_writing`` is held.
 
-        :raises ConnectionClosed: if the peer takes nothing for ``send_timeout``
+        :raises ConnectionClosed: if the peer takes nothing for *timeout*
             seconds or is gone. The connection is at its end then: after a part
             of a frame nothing else can follow.
         """
         try:
-            sent = self._send_bytes(data, _NOW)
+            sent = self._raw.send(data, _NOW)
         except BlockingIOError:
             sent = 0
         except OSError:
             self._lose()
             raise self._ended() from None
         if sent < len(data):
-            self._write_rest(data, sent, self._settings.send_timeout)
+            self._write_rest(data, sent, timeout)
 
     def _write_rest(self, data: bytes, sent: int, timeout: float) -> None:
         poll = select.poll()
@@ -240,11 +236,11 @@ class WebSocketClient(SyncClient):
         Waits for nothing: where somebody is writing, that one sends them.
         """
         backlog = self._backlog
-        while backlog and self._writing.acquire(blocking=False):
+        while backlog and self._writing.acquire(False):
             try:
                 data = self._take_backlog()
                 try:
-                    sent = self._send_bytes(data, _NOW)
+                    sent = self._raw.send(data, _NOW)
                 except BlockingIOError:
                     sent = 0
                 except OSError:
@@ -265,7 +261,7 @@ class WebSocketClient(SyncClient):
         if sum(map(len, self._backlog)) <= _BACKLOG_MOST:
             return
         with contextlib.suppress(ConnectionClosed), self._writing:
-            self._write(self._take_backlog())
+            self._write(self._take_backlog(), self._send_timeout)
 
     # Ending.
 
@@ -282,7 +278,7 @@ class WebSocketClient(SyncClient):
         if not self._start_closing(code, reason, deadline):
             return
         # Whoever reads now will see the answer; else it is read here.
-        if self._reading.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if self._reading.acquire(True, max(0.0, deadline - time.monotonic())):
             try:
                 while self._connection.state != CLOSED and self._readable(deadline):
                     self._read(_NOW)
@@ -293,7 +289,7 @@ class WebSocketClient(SyncClient):
 
     def _start_closing(self, code: int, reason: str, deadline: float) -> bool:
         timeout = max(0.0, deadline - time.monotonic())
-        if not self._writing.acquire(timeout=timeout):
+        if not self._writing.acquire(True, timeout):
             # Somebody is stuck in the middle of a frame.
             self._connection.close(code, reason)
             self._lose()
@@ -301,7 +297,7 @@ class WebSocketClient(SyncClient):
         try:
             frame = self._connection.close(code, reason)
             if frame:
-                self._write(self._take_backlog() + frame)
+                self._write(self._take_backlog() + frame, timeout)
         except ConnectionClosed:
             return False
         finally:
@@ -329,11 +325,15 @@ class WebSocketClient(SyncClient):
 
         A socket closed with bytes unread resets the connection, and the peer
         may never see the Close frame. So our side is shut first, and the rest
-        is read until the peer closes too.
+        is read until the peer closes too. Where we failed the connection, the
+        peer's answer is awaited before that: uWSGI's router ends both sides
+        when it sees one end.
         """
         deadline = time.monotonic() + self._settings.close_timeout
         self._send_backlog()
         with self._reading, contextlib.suppress(OSError):
+            if self._connection.state == CLOSING and self._readable(deadline):
+                self._socket.recv(_READ_MOST, _NOW)
             self._socket.shutdown(socket.SHUT_WR)
             while self._readable(deadline) and self._socket.recv(_READ_MOST, _NOW):
                 pass
@@ -364,7 +364,7 @@ class WebSocketClient(SyncClient):
             elif now - self._ended_at > self._settings.close_timeout:
                 self._lose()
             return
-        if self._reading.acquire(blocking=False):
+        if self._reading.acquire(False):
             try:
                 if self._reading_is_wanted() and not self._backlog:
                     self._read(_NOW)

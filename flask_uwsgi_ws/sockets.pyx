@@ -1,8 +1,7 @@
 """``recv`` and ``send`` of a socket, at the price of the system call alone.
 
-A :class:`RawSocket` stands in for the two methods of ``socket.socket`` where
-this module could be compiled. An echo of 32 bytes through it costs 0.25 µs
-less: small reads land on the stack, and no timeout is looked at.
+An echo of 32 bytes costs 0.25 µs less than through ``socket.socket``: small
+reads land on the stack, and no timeout is looked at.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, PyBytes_FromStringAndSize
@@ -18,14 +17,15 @@ cdef enum:
 
 
 cdef class RawSocket:
-    """The socket *fd*, which somebody else closes."""
+    """The two methods of a socket that every message passes.
 
-    cdef int fd
+    :param sock: the socket, which somebody else closes.
+    """
 
-    def __init__(self, int fd):
-        self.fd = fd
+    def __init__(self, sock):
+        self._fd = sock.fileno()
 
-    def recv(self, Py_ssize_t size, int flags=0):
+    cpdef bytes recv(self, Py_ssize_t size, int flags=0):
         """Receive at most *size* bytes, as ``socket.recv``."""
         cdef char small[SMALL]
         cdef bytes large = None
@@ -36,7 +36,7 @@ cdef class RawSocket:
             buffer = PyBytes_AS_STRING(large)
         while True:
             with nogil:
-                count = c_recv(self.fd, buffer, size, flags)
+                count = c_recv(self._fd, buffer, size, flags)
             if count >= 0:
                 break
             if errno != EINTR:
@@ -46,14 +46,14 @@ cdef class RawSocket:
             return buffer[:count]
         return large
 
-    def send(self, bytes data not None, int flags=0):
+    cpdef Py_ssize_t send(self, bytes data, int flags=0) except -1:
         """Send what the kernel takes of *data*, as ``socket.send``."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef const void *buffer = PyBytes_AS_STRING(data)
         cdef ssize_t count
         while True:
             with nogil:
-                count = c_send(self.fd, buffer, size, flags)
+                count = c_send(self._fd, buffer, size, flags)
             if count >= 0:
                 return count
             if errno != EINTR:

@@ -1,0 +1,116 @@
+"""A WebSocket client that can do wrong: a socket after its handshake, and frames by hand."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import struct
+from types import TracebackType
+
+
+def frame(
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    mask: bytes | None = b"\1\2\3\4",
+) -> bytes:
+    first = opcode | rsv | (0x80 if fin else 0)
+    bit = 0x80 if mask is not None else 0
+    size = len(payload)
+    if size < 126:
+        head = struct.pack("!BB", first, bit | size)
+    elif size < 65536:
+        head = struct.pack("!BBH", first, bit | 126, size)
+    else:
+        head = struct.pack("!BBQ", first, bit | 127, size)
+    if mask is None:
+        return head + payload
+    return head + mask + bytes(byte ^ mask[i & 3] for i, byte in enumerate(payload))
+
+
+class RawClient:
+    """A connection to a server's WebSocket route.
+
+    :param port: the server's.
+    :param path: the route.
+    :param headers: instead of or besides those of a right handshake; ``None`` leaves one out.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        path: str = "/echo",
+        method: str = "GET",
+        version: str = "HTTP/1.1",
+        **headers: str | None,
+    ) -> None:
+        wanted: dict[str, str | None] = {
+            "Host": f"127.0.0.1:{port}",
+            "Upgrade": "websocket",
+            "Connection": "Upgrade",
+            "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+            "Sec-WebSocket-Version": "13",
+        }
+        wanted.update({name.replace("_", "-"): value for name, value in headers.items()})
+        lines = [f"{method} {path} {version}"]
+        lines += [f"{name}: {value}" for name, value in wanted.items() if value is not None]
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        self._rest = b""
+        head = b""
+        while b"\r\n\r\n" not in head:
+            data = self.socket.recv(65536)
+            if not data:
+                break
+            head += data
+        self.head, _, self._rest = head.partition(b"\r\n\r\n")
+        self.status = int(self.head.split()[1]) if self.head else 0
+
+    def __enter__(self) -> RawClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.socket.close()
+
+    def header(self, name: str) -> list[str]:
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        pairs = (line.split(": ", 1) for line in lines)
+        return [value for key, value in pairs if key.lower() == name.lower()]
+
+    def rest(self) -> bytes:
+        """Read to the end of file, which says that nothing was left half open."""
+        data = self._rest
+        while more := self.socket.recv(65536):
+            data += more
+        return data
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def receive(self) -> tuple[int, bytes]:
+        """Read one frame: its first byte and its payload."""
+        head = self._exactly(2)
+        size = head[1]
+        if size == 126:
+            size = int.from_bytes(self._exactly(2), "big")
+        elif size == 127:
+            size = int.from_bytes(self._exactly(8), "big")
+        return head[0], self._exactly(size)
+
+    def _exactly(self, count: int) -> bytes:
+        while len(self._rest) < count:
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError("the server closed the connection")
+            self._rest += data
+        data, self._rest = self._rest[:count], self._rest[count:]
+        return data
