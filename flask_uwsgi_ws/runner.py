@@ -225,15 +225,16 @@ def _check_names(binary: str, options: Mapping[str, Any]) -> None:
         return
     for name in options:
         if name not in known:
-            close = get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]!r}?" if close else _missing(name)
-            raise RunError(f"{binary} has no option {name!r}; {hint}")
+            raise RunError(f"{binary} has no option {name!r}; {_hint(binary, name, known)}")
 
 
-def _missing(name: str) -> str:
+def _hint(binary: str, name: str, known: set[str]) -> str:
     if name in {"https", "gevent", "asyncio", "greenlet"}:
         return f"it was built without {'SSL' if name == 'https' else name}; install one that has it"
-    return f"'{name}' is not in the list that its --help prints"
+    close = get_close_matches(name, known, 1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"those it has are listed by '{binary} --help'"
 
 
 def known_options(binary: str, plugins: list[Any]) -> set[str]:

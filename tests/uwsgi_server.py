@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -50,6 +51,10 @@ def uwsgi_command(kind: str) -> tuple[list[str], dict[str, str]]:
     binary = shutil.which("uwsgi-core", path="/usr/bin")
     if binary is None:
         raise RuntimeError("run: apt-get install uwsgi-core uwsgi-plugin-python3")
+    # Debian's Python knows nothing of the virtual environment; what is compiled for another
+    # Python is passed over there.
+    folders = [env.get("PYTHONPATH"), str(ROOT), sysconfig.get_path("purelib")]
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
     return [binary, "--plugin", "python3"], env
 
 

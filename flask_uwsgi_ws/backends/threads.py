@@ -436,6 +436,7 @@ class WebSocketMiddleware(BaseMiddleware):
     """Does the handshake and runs the handler in a thread of its own."""
 
     client = WebSocketClient
+    _warned = False
 
     def start(self, client: Any, serve: Callable[[], None]) -> None:
         def run() -> None:
@@ -455,4 +456,13 @@ class WebSocketMiddleware(BaseMiddleware):
             _attendant.remove(client)
             client._turn_away()
             return
+        self._warn_of_no_threads()
         run()
+
+    def _warn_of_no_threads(self) -> None:
+        if not self._warned:
+            self._warned = True
+            self.app.logger.warning(
+                "Python threads are off in this uWSGI, so each WebSocket holds a request "
+                "for as long as it lasts; start uWSGI with --enable-threads"
+            )
