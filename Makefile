@@ -38,7 +38,7 @@ clean:
 
 # Without a C compiler uWSGI can not be built, and pyuwsgi's wheel serves.
 .venv/installed: .venv/bin/python $(SOURCES)
-	$(BIN)/pip install --quiet --editable '.[uwsgi]' || $(BIN)/pip install --quiet --editable '.[pyuwsgi]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[uwsgi]' || $(BIN)/pip install --quiet --editable '.[pyuwsgi]'
 	touch $@
 
 .venv/tools: .venv/bin/python pyproject.toml
@@ -50,9 +50,12 @@ build/uncompiled/installed: .venv/bin/python $(SOURCES)
 	FLASK_UWSGI_WS_COMPILE=0 $(BIN)/pip install --quiet --no-deps --target build/uncompiled .
 	touch $@
 
-build/traced/installed: .venv/bin/python $(SOURCES)
+build/traced/installed: .venv/tools $(SOURCES)
 	rm -rf build/traced
-	FLASK_UWSGI_WS_COMPILE=trace $(BIN)/pip install --quiet --no-deps --target build/traced .
+	mkdir -p build/traced
+	cp -r setup.py flask_uwsgi_ws build/traced
+	find build/traced -name '*.so' -delete
+	cd build/traced && FLASK_UWSGI_WS_COMPILE=trace $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	touch $@
 
 build/pyuwsgi/installed: .venv/bin/python

@@ -45,7 +45,8 @@ def extensions() -> list[Extension]:
     ]
     return cythonize(
         modules,
-        build_dir="build/cython",
+        # Coverage looks for the C beside the Python.
+        build_dir=None if trace else "build/cython",
         force=trace,
         compiler_directives={
             "language_level": 3,

@@ -67,14 +67,17 @@ def close_payload(code: int, reason: str) -> bytes:
     :param code: a close code that may be sent.
     :param reason: at most 123 bytes of UTF-8.
     :raises ValueError: for a code or a reason that no Close frame can hold.
+    :raises TypeError: for a reason that is not ``str``.
     """
     if not isinstance(code, int) or isinstance(code, bool) or not valid_close_code(code):
         raise ValueError(
             f"{code!r} is not a close code that can be sent: "
             "use 1000 to 1003, 1007 to 1014, or 3000 to 4999"
         )
+    if not isinstance(reason, str):
+        raise TypeError(f"the close reason is a str, not {type(reason).__name__}")
     try:
-        encoded = reason.encode()
+        encoded = str.encode(reason)
     except UnicodeEncodeError as error:
         raise ValueError(f"the close reason can not be UTF-8: {error.reason}") from None
     if len(encoded) > 123:
@@ -189,15 +192,23 @@ class Connection:
         if self.state == _OPEN:
             self._message += frame.payload
             if self._opcode == _TEXT:
-                # Only the bytes since the last whole character are looked at.
-                with memoryview(self._message) as view:
-                    self._checked += codecs.utf_8_decode(view[self._checked :], "strict", ended)[1]
+                self._check_text(ended)
             if ended:
                 message = self._message
                 messages.append(message.decode() if self._opcode == _TEXT else bytes(message))
         if ended:
             self._opcode = 0
             self._message = bytearray()
+
+    def _check_text(self, ended: bool) -> None:
+        """Look at the text since its last whole character, section 8.1."""
+        with memoryview(self._message) as view:
+            self._checked += codecs.utf_8_decode(view[self._checked :], "strict", ended)[1]
+        # The decoder keeps half a surrogate back; no third byte makes it right (RFC 3629
+        # section 3).
+        rest = self._message[self._checked :]
+        if len(rest) > 1 and rest[0] == 0xED and rest[1] >= 0xA0:
+            raise ProtocolError(1007, "text is not UTF-8: surrogate")
 
     def _control(self, frame: Frame) -> None:
         if frame.opcode == PING:
@@ -256,7 +267,7 @@ class Connection:
 
         :raises UnicodeEncodeError: for a lone surrogate, which UTF-8 can not say.
         """
-        return serialize(_TEXT, message.encode())
+        return serialize(_TEXT, str.encode(message))
 
     def send_binary(self, message: bytes) -> bytes:
         """Frame a binary message. The state must be ``OPEN``."""
@@ -283,5 +294,5 @@ class Connection:
             return b""
         self.state = CLOSING
         self.close_code = code
-        self.close_reason = reason
+        self.close_reason = payload[2:].decode()
         return serialize(CLOSE, payload)

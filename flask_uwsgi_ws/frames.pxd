@@ -40,14 +40,12 @@ cdef class FrameParser:
 
     @cython.locals(
         pos=Py_ssize_t, size=Py_ssize_t, length=Py_ssize_t, header=Py_ssize_t, i=Py_ssize_t,
-        first_byte=int, data="const unsigned char *",
+        available=Py_ssize_t, count=Py_ssize_t, minimum=Py_ssize_t, first_byte=int, data="const unsigned char *",
     )
     cpdef Frame next_frame(self)
 
     @cython.locals(count=Py_ssize_t, end=Py_ssize_t, frame=Frame)
     cdef Frame _piece(self, Py_ssize_t pos, Py_ssize_t size, bint first)
-
-    cdef _check_first_byte(self, int first_byte)
 
 
 @cython.locals(size=Py_ssize_t, first_byte=int)

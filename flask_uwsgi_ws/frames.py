@@ -155,44 +155,41 @@ class FrameParser:
             if pos == size:
                 return None
             return self._piece(pos, size, False)
-        if size - pos < 2:
-            if pos < size:
-                self._check_first_byte(self._data[pos])
+        available = size - pos
+        if available == 0:
             return None
         data: Any = self._data
         first_byte = data[pos]
-        length = data[pos + 1] & 0x7F
         if first_byte & self._reserved or not _OPCODES >> (first_byte & 0x0F) & 1:
-            self._check_first_byte(first_byte)
+            raise ProtocolError(1002, _wrong_first_byte(first_byte, self._reserved))
+        if first_byte & 0x88 == 0x08:
+            raise ProtocolError(1002, "control frame is fragmented")
+        if available == 1:
+            return None
         if not data[pos + 1] & 0x80:
             raise ProtocolError(1002, "client frame is not masked")
+        length = data[pos + 1] & 0x7F
         header = 6
         if first_byte & 0x08:
             if length > 125:
                 raise ProtocolError(1002, "control frame is longer than 125 bytes")
-            if not first_byte & 0x80:
-                raise ProtocolError(1002, "control frame is fragmented")
-            if size - pos < 6 + length:
+            # These are handed on whole.
+            if available < 6 + length:
                 return None
-        elif length == 126:
-            header = 8
-            if size - pos < 8:
-                return None
-            length = data[pos + 2] << 8 | data[pos + 3]
-            if length < 126:
-                raise ProtocolError(1002, "payload length is not minimal")
-        elif length == 127:
-            header = 14
-            if size - pos < 14:
-                return None
-            if data[pos + 2] & 0x80:
+        elif length >= 126:
+            # Each byte of the length may be the one that breaks a rule, so it is read as far
+            # as it is here.
+            header = 8 if length == 126 else 14
+            count = min(available, header - 4) - 2
+            if header == 14 and count > 0 and data[pos + 2] & 0x80:
                 raise ProtocolError(1002, "payload length has its top bit set")
             length = 0
-            for i in range(pos + 2, pos + 10):
+            for i in range(pos + 2, pos + 2 + count):
                 length = length << 8 | data[i]
-            if length < 65536:
+            minimum = 126 if header == 8 else 65536
+            if count > 0 and length < minimum >> 8 * (header - 6 - count):
                 raise ProtocolError(1002, "payload length is not minimal")
-        elif size - pos < 6:
+        if available < header:
             return None
         self._mask = data[pos + header - 4 : pos + header]
         self._first_byte = first_byte
@@ -222,11 +219,11 @@ class FrameParser:
             self._pos = 0
         return frame
 
-    def _check_first_byte(self, first_byte: int) -> None:
-        if first_byte & self._reserved:
-            raise ProtocolError(1002, "reserved bit is set")
-        if not _OPCODES >> (first_byte & 0x0F) & 1:
-            raise ProtocolError(1002, f"opcode {first_byte & 0x0F} is reserved")
+
+def _wrong_first_byte(first_byte: int, reserved: int) -> str:
+    if first_byte & reserved:
+        return "reserved bit is set"
+    return f"opcode {first_byte & 0x0F} is reserved"
 
 
 def serialize(opcode: int, payload: bytes, fin: bool = True, rsv: int = 0) -> bytes:

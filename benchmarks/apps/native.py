@@ -3,7 +3,7 @@
 import uwsgi
 
 
-def app(environ, start_response):
+def app(environ, _start_response):
     uwsgi.websocket_handshake(environ["HTTP_SEC_WEBSOCKET_KEY"], environ.get("HTTP_ORIGIN", ""))
     while True:
         try:
