@@ -89,7 +89,7 @@ class BaseClient:
             raise self._ended()
         self._end_told = True
 
-    def _frame(self, message: Sendable, binary: bool | None) -> bytes:
+    def _frame(self, message: Sendable | None, binary: bool | None) -> bytes:
         """Make the frame of a message.
 
         :raises ConnectionClosed: when the connection has ended.
@@ -161,10 +161,11 @@ class SyncClient(BaseClient):
         """The same as :meth:`receive`."""
         return self.receive(timeout)
 
-    def send(self, message: Sendable, binary: bool | None = None) -> None:
+    def send(self, message: Sendable | None, binary: bool | None = None) -> None:
         """Send a message; from any thread, never interleaved with another.
 
-        :param message: ``str`` goes as text, bytes as binary.
+        :param message: ``str`` goes as text, bytes as binary. ``None``, which is what
+            ``receive`` gives at the end, can not be sent, but ends a loop that tries to.
         :param binary: ``True`` or ``False`` to send as binary or text
             whatever *message* is.
         :raises ConnectionClosed: when the connection has ended, or the client
@@ -174,24 +175,33 @@ class SyncClient(BaseClient):
         """
         raise NotImplementedError
 
-    def send_binary(self, message: Sendable) -> None:
+    def send_binary(self, message: Sendable | None) -> None:
         """Send a binary message; raises as :meth:`send` does."""
         self.send(message, binary=True)
 
     def send_json(self, value: Any) -> None:
         """Send *value* as JSON in a text message.
 
-        :raises TypeError: for what JSON can not say; else as :meth:`send`.
+        :raises TypeError: for what JSON can not say.
+        :raises ValueError: for NaN and the infinities, for which it has no words; else as
+            :meth:`send`.
         """
-        self.send(json.dumps(value))
+        self.send(json.dumps(value, allow_nan=False))
 
     def receive_json(self, timeout: float | None = None) -> Any:
-        """Wait for a message and read it as JSON; ``None`` once at the end.
+        """Wait for a message and read it as JSON.
 
-        :raises ValueError: if it is not JSON; else as :meth:`receive`.
+        ``None`` is the end, once, or a ``null``; :attr:`connected` tells which.
+
+        :raises ValueError: if it is not JSON, or nested too deeply; else as :meth:`receive`.
         """
         message = self.receive(timeout)
-        return None if message is None else json.loads(message)
+        if message is None:
+            return None
+        try:
+            return json.loads(message)
+        except RecursionError:
+            raise ValueError("the JSON is nested too deeply") from None
 
     def send_from_sharedarea(self, id: int, pos: int = 0) -> None:
         """Send uWSGI's sharedarea *id* from *pos* to its end as text.

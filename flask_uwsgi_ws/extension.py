@@ -98,8 +98,10 @@ class WebSocket:
             ``defaults``, ``subdomain``, ``host``, ``strict_slashes``, …).
         """
 
+        endpoint = options.pop("endpoint", None)
+
         def decorator(handler: Handler) -> Handler:
-            self.add_url_rule(rule, options.pop("endpoint", None), handler, **options)
+            self.add_url_rule(rule, endpoint, handler, **options)
             return handler
 
         return decorator

@@ -335,7 +335,7 @@ def test_close_reason_that_is_not_utf8_fails_with_1007(reason: bytes) -> None:
 
 def test_everything_after_the_peers_close_is_ignored() -> None:
     connection = Connection()
-    after = b"".join(wire.frame(opcode, b"late") for opcode in (TEXT, BINARY, PING, PONG))
+    after = b"".join(wire.frame(opcode, b"late") for opcode in (TEXT, BINARY, PONG, PING))
     after += close_frame(1002) + b"\xff"
     last = wire.frame(TEXT, b"last") + close_frame(1001)
     assert connection.receive_data(last + after) == ["last"]
@@ -846,7 +846,7 @@ def test_end_of_file_twice_is_as_once() -> None:
 def test_bytes_after_the_end_of_file_are_ignored() -> None:
     connection = Connection()
     connection.receive_eof()
-    late = b"".join(wire.frame(opcode, b"late") for opcode in (TEXT, PING, PONG))
+    late = b"".join(wire.frame(opcode, b"late") for opcode in (TEXT, PONG, PING))
     assert connection.receive_data(late) == []
     assert (connection.state, connection.close_code) == (CLOSED, 1006)
     assert connection.last_pong is None

@@ -337,6 +337,8 @@ def test_printed_command_can_be_pasted(
     assert process.stdout is not None
     line = process.stdout.readline().decode()
     wait_for_port(port, process)
+    # The router listens before the app is loaded, and uWSGI takes no signals until then.
+    assert echoes(f"ws://127.0.0.1:{port}/echo")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=15)
     pasted = line.removeprefix(" * ").strip()

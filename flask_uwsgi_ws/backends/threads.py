@@ -170,7 +170,7 @@ class WebSocketClient(SyncClient):
 
     # Sending.
 
-    def send(self, message: Sendable, binary: bool | None = None) -> None:
+    def send(self, message: Sendable | None, binary: bool | None = None) -> None:
         self._send(self._frame(message, binary))
 
     def ping(self, data: bytes = b"") -> None:

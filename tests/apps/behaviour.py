@@ -194,10 +194,15 @@ def types(ws: WebSocketClient) -> None:
 @websocket.route("/json")
 def json_route(ws: WebSocketClient) -> None:
     ws.send_json(ws.receive_json())
+    for _ in range(2):
+        try:
+            ws.receive_json()
+        except ValueError as error:
+            ws.send(f"not JSON: {error}")
     try:
-        ws.receive_json()
+        ws.send_json(float("nan"))
     except ValueError:
-        ws.send("not JSON")
+        ws.send("no NaN")
 
 
 @websocket.route("/sharedarea/<int:position>")
