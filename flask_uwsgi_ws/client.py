@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import sys
 import uuid
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -52,7 +53,7 @@ class BaseClient:
         self.timeout: float | None = None
         self._socket = sock
         self._settings = settings
-        self._connection = Connection(settings.max_size or 0)
+        self._connection = Connection(min(settings.max_size or 0, sys.maxsize))
         self._inbox: deque[Message] = deque()
         self._end_told = False
 

@@ -13,9 +13,10 @@ The closing handshake, :rfc:`6455` section 7:
     state     what brings it about        what is still allowed
     ========  ==========================  =============================
     OPEN      the opening handshake       everything
-    CLOSING   ``close()``, or a fault of  waiting for the peer's Close;
-              the peer's (we failed the   messages are thrown away, and
-              connection)                 after a fault all bytes are
+    CLOSING   ``close()``, or a fault of  waiting for the peer's Close and
+              the peer's (we failed the   answering Pings; messages are
+              connection)                 thrown away, and after a fault
+                                          all bytes are
     CLOSED    Close frames went both      nothing
               ways, or end of file
     ========  ==========================  =============================
@@ -69,7 +70,7 @@ def close_payload(code: int, reason: str) -> bytes:
     :raises ValueError: for a code or a reason that no Close frame can hold.
     :raises TypeError: for a reason that is not ``str``.
     """
-    if not isinstance(code, int) or isinstance(code, bool) or not valid_close_code(code):
+    if not isinstance(code, int) or not valid_close_code(code):
         raise ValueError(
             f"{code!r} is not a close code that can be sent: "
             "use 1000 to 1003, 1007 to 1014, or 3000 to 4999"
@@ -212,7 +213,8 @@ class Connection:
 
     def _control(self, frame: Frame) -> None:
         if frame.opcode == PING:
-            if self.state == OPEN:
+            # After our own Close frame too: only messages end with it (section 5.5.2).
+            if self.state != CLOSED:
                 self._reply(serialize(PONG, frame.payload))
         elif frame.opcode == PONG:
             self.last_pong = frame.payload

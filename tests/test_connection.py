@@ -851,3 +851,10 @@ def test_bytes_after_the_end_of_file_are_ignored() -> None:
     assert (connection.state, connection.close_code) == (CLOSED, 1006)
     assert connection.last_pong is None
     assert not connection.has_replies
+
+
+def test_ping_after_our_close_is_answered() -> None:
+    connection = Connection()
+    connection.close()
+    connection.receive_data(wire.frame(PING, b"x"))
+    assert connection.take_replies() == reply(PONG, b"x")

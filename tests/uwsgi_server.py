@@ -51,10 +51,9 @@ def uwsgi_command(kind: str) -> tuple[list[str], dict[str, str]]:
     binary = shutil.which("uwsgi-core", path="/usr/bin")
     if binary is None:
         raise RuntimeError("run: apt-get install uwsgi-core uwsgi-plugin-python3")
-    # Debian's Python knows nothing of the virtual environment; what is compiled for another
-    # Python is passed over there.
-    folders = [env.get("PYTHONPATH"), str(ROOT), sysconfig.get_path("purelib")]
+    folders = [env.get("PYTHONPATH"), str(ROOT / "tests" / "debian")]
     env["PYTHONPATH"] = os.pathsep.join(filter(None, folders))
+    env["VENV_PACKAGES"] = sysconfig.get_path("purelib")
     return [binary, "--plugin", "python3"], env
 
 

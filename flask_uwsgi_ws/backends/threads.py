@@ -178,9 +178,12 @@ class WebSocketClient(SyncClient):
 
         :param data: at most 125 bytes.
         :raises ConnectionClosed: when the connection has ended.
+        :raises TypeError: for what is not bytes.
         :raises ValueError: for more than 125 bytes.
         """
-        self._send(self._connection.ping(data))
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a Ping carries bytes, not {type(data).__name__}")
+        self._send(self._connection.ping(bytes(data)))
 
     def _send(self, frame: bytes) -> None:
         self._writing.acquire()
@@ -229,6 +232,9 @@ class WebSocketClient(SyncClient):
             except OSError:
                 self._lose()
                 raise self._ended() from None
+
+    def _sending_is_busy(self) -> bool:
+        return self._writing.locked()
 
     def _send_backlog(self) -> None:
         """Write the waiting replies, as many as the kernel takes at once.
@@ -337,7 +343,7 @@ class WebSocketClient(SyncClient):
             self._socket.shutdown(socket.SHUT_WR)
             while self._readable(deadline) and self._socket.recv(_READ_MOST, _NOW):
                 pass
-        if self._writing.locked():
+        if self._sending_is_busy():
             self._lose()
 
     def _turn_away(self) -> None:

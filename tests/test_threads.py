@@ -1,0 +1,240 @@
+"""The threads backend at its edges: a client on one end of a socket pair, a test on the other."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from raw import RawClient, frame
+from test_behaviour import eventually
+from uwsgi_server import Server
+
+from flask_uwsgi_ws import ConnectionClosed, WebSocketClient
+from flask_uwsgi_ws.backends import threads
+from flask_uwsgi_ws.settings import Settings
+
+Pair = tuple[WebSocketClient, socket.socket]
+
+
+def make_pair(client: type[WebSocketClient] = WebSocketClient, **options: float) -> Pair:
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    settings = Settings(**{"close_timeout": 0.3, "send_timeout": 30, **options})  # type: ignore[arg-type]
+    made = client({"PATH_INFO": "/"}, ours, settings)
+    made.ours = ours  # type: ignore[attr-defined]
+    return made, theirs
+
+
+def fill(client: WebSocketClient) -> int:
+    """Fill what the kernel keeps for the peer, to the last byte; says how many."""
+    count = 0
+    while True:
+        try:
+            count += client.ours.send(b"\0", socket.MSG_DONTWAIT)  # type: ignore[attr-defined]
+        except BlockingIOError:
+            return count
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    client, peer = make_pair()
+    yield client, peer
+    peer.close()
+    client._give_back()
+
+
+def read_all(peer: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += peer.recv(65536)
+    return data
+
+
+class Outcome(threading.Thread):
+    """Calls a function in a thread and keeps what it raised."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        super().__init__(daemon=True)
+        self.function, self.arguments = function, arguments
+        self.error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.function(*self.arguments)  # type: ignore[operator]
+        except Exception as error:
+            self.error = error
+
+
+def stuck(client: WebSocketClient) -> bool:
+    """Whether a sender is in the middle of a message that the peer does not take."""
+    return eventually(lambda: bool(client._sending_is_busy()))
+
+
+def test_peer_that_leaves_in_the_middle_of_a_message_ends_its_sender(pair: Pair) -> None:
+    client, peer = pair
+    sender = Outcome(client.send, b"x" * 10**6)
+    assert stuck(client)
+    peer.close()
+    sender.join(10)
+    assert isinstance(sender.error, ConnectionClosed)
+    assert (client.connected, client.close_code) == (False, 1006)
+    with pytest.raises(ConnectionClosed):
+        client.send("more")
+
+
+def test_peer_that_has_left_ends_the_next_sender() -> None:
+    client, peer = make_pair()
+    peer.close()
+    with pytest.raises(ConnectionClosed):
+        client.send("x")
+    client._give_back()
+
+
+def test_close_does_not_wait_for_a_stuck_sender(pair: Pair) -> None:
+    client, _ = pair
+    sender = Outcome(client.send, b"x" * 10**6)
+    assert stuck(client)
+    client.close(1001, "going")
+    sender.join(10)
+    assert isinstance(sender.error, ConnectionClosed)
+    assert client.close_code == 1001
+
+
+def test_handler_that_returns_does_not_wait_for_a_stuck_sender() -> None:
+    client, peer = make_pair()
+    sender = Outcome(client.send, b"x" * 10**6)
+    assert stuck(client)
+    client._give_back()
+    sender.join(10)
+    assert isinstance(sender.error, ConnectionClosed)
+    assert client.fd == -1
+    peer.close()
+
+
+def test_pong_waits_for_room_and_goes_out_before_the_next_message(pair: Pair) -> None:
+    client, peer = pair
+    junk = fill(client)
+    peer.sendall(frame(9, b"there?"))
+    assert client.recv_nb() == ""
+    read_all(peer, junk)
+    client.send("next")
+    assert read_all(peer, 14) == b"\x8a\x06there?\x81\x04next"
+
+
+def test_pong_that_waited_is_sent_by_the_attendant(pair: Pair) -> None:
+    client, peer = pair
+    junk = fill(client)
+    peer.sendall(frame(9, b"there?"))
+    assert client.recv_nb() == ""
+    client.attend(time.monotonic())
+    read_all(peer, junk)
+    client.attend(time.monotonic())
+    assert read_all(peer, 8) == b"\x8a\x06there?"
+
+
+def test_reply_to_a_peer_that_has_left_ends_the_connection() -> None:
+    client, peer = make_pair()
+    peer.sendall(frame(9, b"x"))
+    peer.close()
+    assert client.receive() is None
+    assert client.close_code == 1006
+    client._give_back()
+
+
+def test_reading_stops_at_max_queue_and_nothing_is_lost() -> None:
+    client, peer = make_pair(max_queue=10)
+    message = frame(1, b"x" * 1000)
+    sent = 0
+    peer.settimeout(0.2)
+    try:
+        while True:
+            sent += peer.send(message[sent % len(message) :])
+            client.attend(time.monotonic())
+    except TimeoutError:
+        pass
+    whole = sent // len(message)
+    # What the kernel keeps, one read, and the queue: far less than went on being offered.
+    assert 10 < whole < 2000
+    assert [client.receive() for _ in range(whole)] == ["x" * 1000] * whole
+    peer.close()
+    client._give_back()
+
+
+def test_two_threads_that_receive_share_the_messages(pair: Pair) -> None:
+    client, peer = pair
+    got: list[object] = []
+    readers = [Outcome(lambda: got.extend(client)) for _ in range(2)]
+    peer.sendall(b"".join(frame(1, b"%d" % i) for i in range(100)) + frame(8, b"\x03\xe8"))
+    for reader in readers:
+        reader.join(10)
+    assert sorted(map(str, got), key=int) == [str(i) for i in range(100)]
+    assert [reader.error for reader in readers] == [None, None]
+
+
+def test_receive_in_one_thread_does_not_block_the_others(pair: Pair) -> None:
+    client, peer = pair
+    reader = Outcome(client.receive)
+    assert eventually(lambda: reader.is_alive())
+    assert client.recv_nb() == ""
+    with pytest.raises(TimeoutError):
+        client.receive(timeout=0.05)
+    peer.sendall(frame(1, b"x"))
+    reader.join(10)
+    assert reader.error is None
+
+
+def test_trouble_with_one_connection_is_not_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    class Troubled(WebSocketClient):
+        def attend(self, now: float) -> None:
+            raise RuntimeError(f"trouble at {now}")
+
+    troubled, its_peer = make_pair(Troubled)
+    sound, peer = make_pair()
+    attendant = threads._Attendant()
+    with caplog.at_level(logging.ERROR):
+        attendant.add(troubled)
+        attendant.add(sound)
+        peer.sendall(frame(9, b"x"))
+        assert read_all(peer, 3) == b"\x8a\x01x"
+        assert its_peer.recv(1) == b""
+    assert "could not attend" in caplog.text
+    attendant.remove(troubled)
+    attendant.remove(sound)
+    for client, end in ((troubled, its_peer), (sound, peer)):
+        end.close()
+        client._give_back()
+
+
+def test_handler_that_does_not_look_does_not_keep_an_ended_connection_open() -> None:
+    with (
+        Server("behaviour", "--enable-threads") as server,
+        RawClient(server.port, "/sleep?30") as client,
+    ):
+        client.send(frame(0, b"x"))
+        assert client.receive()[1][:2] == b"\x03\xea"
+        assert client.rest() == b""
+
+
+def test_no_thread_left_turns_the_connection_away_with_1013() -> None:
+    with Server("behaviour", "--enable-threads", "--limit-as", "700") as server:
+        clients = []
+        try:
+            while len(clients) < 400:
+                clients.append(RawClient(server.port))
+                clients[-1].send(frame(1, b"hi"))
+                first, payload = clients[-1].receive()
+                if first == 0x88:
+                    break
+            assert payload[:2] == b"\x03\xf5"
+            assert "turned away" in server.log
+            clients[0].send(frame(1, b"still here"))
+            assert clients[0].receive() == (0x81, b"still here")
+        finally:
+            for client in clients:
+                client.socket.close()
