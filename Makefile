@@ -38,6 +38,7 @@ clean:
 
 # Without a C compiler uWSGI can not be built, and pyuwsgi's wheel serves.
 .venv/installed: .venv/bin/python $(SOURCES)
+	@echo "Installing the package and building uWSGI, which takes about a minute"
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[uwsgi]' || $(BIN)/pip install --quiet --editable '.[pyuwsgi]'
 	touch $@
 

@@ -61,12 +61,15 @@ class WebSocket:
 
         :param app: the app.
         :raises RuntimeError: if the app has a WebSocket extension already.
+        :raises ValueError: for a value in ``app.config`` that can not be meant.
         """
         if EXTENSION in app.extensions:
             raise RuntimeError(
                 "this app has a WebSocket extension already; use that one, "
                 f"app.extensions[{EXTENSION!r}].websocket"
             )
+        # What is set already is checked now; the rest when it is first asked for.
+        Settings.load(app.config, self._options, uwsgi_options())
         app.extensions[EXTENSION] = _AppState(self)
         for rule, endpoint, view_func, options in self._rules:
             app.add_url_rule(rule, endpoint, view_func, **options)

@@ -82,6 +82,8 @@ def unmask(data: bytes, start: int, end: int, mask: bytes, offset: int) -> bytes
     :param offset: how many bytes of the frame's payload came before the part.
     """
     size = end - start
+    if start < 0 or size < 0 or end > len(data) or offset < 0 or len(mask) != 4:
+        raise ValueError("that part is not in the data, or the key is not 4 bytes")
     if size == 0:
         return b""
     if _compiled and size > 1:

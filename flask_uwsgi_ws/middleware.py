@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
@@ -12,7 +13,7 @@ from werkzeug.routing import RoutingException
 
 from .client import BaseClient, keep_environ
 from .exceptions import ConnectionClosed
-from .handshake import Answer, is_handshake, negotiate
+from .handshake import Answer, is_handshake, negotiate, refusal
 from .servers import take_connection
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ class BaseMiddleware:
         if route is None:
             response: Iterable[bytes] = self.wsgi_app(environ, start_response)
             return response
-        settings = self.websocket.settings(self.app)
+        try:
+            settings = self.websocket.settings(self.app)
+        except ValueError as error:
+            fault = "the server's configuration is wrong; its log says where"
+            status = HTTPStatus.INTERNAL_SERVER_ERROR
+            return self._refuse(refusal(status, fault, log=str(error)), start_response)
         answer = negotiate(environ, settings)
         if not answer.accepted:
             return self._refuse(answer, start_response)
@@ -93,7 +99,8 @@ class BaseMiddleware:
             handler(client, **arguments)
         except ConnectionClosed:
             pass
-        except Exception:
+        except BaseException:
+            # SystemExit too: it would end the thread only, and the peer would not be told.
             self.app.logger.exception("WebSocket handler failed: %r", client)
             code, reason = 1011, "internal error"
         client.close(code, reason)

@@ -74,6 +74,10 @@ def run(
     except RunError as error:
         _fail(str(error))
     print(f" * {shlex.join(command)}", file=sys.stderr, flush=True)
+    for scheme in ("http", "https"):
+        if f"--{scheme}" in command:
+            address = command[command.index(f"--{scheme}") + 1].split(",")[0]
+            print(f" * {scheme}://{address}/ (CTRL+C ends it)", file=sys.stderr, flush=True)
     sys.stdout.flush()
     try:
         os.execv(command[0], command)
@@ -223,6 +227,8 @@ def _check_names(binary: str, options: Mapping[str, Any]) -> None:
     if not known:
         # This uWSGI lists none; it will say itself what it does not know.
         return
+    if "http-socket" not in known:
+        raise RunError(f"{binary} is not a uWSGI; set {BINARY} to the path of one")
     for name in options:
         if name not in known:
             raise RunError(f"{binary} has no option {name!r}; {_hint(binary, name, known)}")

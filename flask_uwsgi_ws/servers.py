@@ -63,6 +63,14 @@ def take_connection(
         return refusal(
             HTTPStatus.NOT_IMPLEMENTED,
             "this server is not uWSGI; start the app with app.run() or the uwsgi command",
+            log="WebSocket handshake refused: this server is not uWSGI; start the app with "
+            "app.run() or the uwsgi command",
+        )
+    if _router_lacks_websockets():
+        return refusal(
+            HTTPStatus.NOT_IMPLEMENTED,
+            "uWSGI's router was started without --http-websockets and would lose every message",
+            log="WebSocket handshake refused: start uWSGI with --http-websockets",
         )
     if environ.get("wsgi.url_scheme") == "https" and _has_https_socket():
         return refusal(
@@ -106,6 +114,14 @@ def _native_can_say(uwsgi: ModuleType, environ: Mapping[str, Any], answer: Answe
         and (answer.subprotocol is not None or "HTTP_SEC_WEBSOCKET_PROTOCOL" not in environ)
         and all(name != "Sec-WebSocket-Extensions" for name, _ in answer.headers)
     )
+
+
+def _router_lacks_websockets() -> bool:
+    names = uwsgi_options().keys()
+    routers = {"http", "http-router", "https", "https2"} & names
+    others = [name for name in names if name.endswith("socket")]
+    websockets = {"http-websockets", "http-websocket"} & names
+    return bool(routers) and not others and not websockets
 
 
 def _has_https_socket() -> bool:

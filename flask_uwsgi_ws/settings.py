@@ -15,6 +15,9 @@ from typing import Any
 
 PREFIX = "UWSGI_WEBSOCKET_"
 
+# Seconds, eleven days: what every system call takes.
+LONGEST = 1_000_000
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -63,6 +66,8 @@ class Settings:
                 raise ValueError(_wrong(name, value, kind + (" or None" if none_allowed else "")))
             if not value >= least:
                 raise ValueError(_wrong(name, value, f"{least} or more"))
+            if not whole and value > LONGEST:
+                raise ValueError(_wrong(name, value, f"{LONGEST} seconds at most"))
         object.__setattr__(self, "subprotocols", _strings("subprotocols", self.subprotocols))
         if self.origins is not None and self.origins != "*":
             object.__setattr__(self, "origins", _strings("origins", self.origins))

@@ -31,6 +31,8 @@ cdef class RawSocket:
         cdef bytes large = None
         cdef char *buffer = small
         cdef ssize_t count
+        if size < 0:
+            raise ValueError("a size is 0 or more")
         if size > SMALL:
             large = PyBytes_FromStringAndSize(NULL, size)
             buffer = PyBytes_AS_STRING(large)
@@ -48,6 +50,8 @@ cdef class RawSocket:
 
     cpdef Py_ssize_t send(self, bytes data, int flags=0) except -1:
         """Send what the kernel takes of *data*, as ``socket.send``."""
+        if data is None:
+            raise TypeError("None is not bytes")
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef const void *buffer = PyBytes_AS_STRING(data)
         cdef ssize_t count

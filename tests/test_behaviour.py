@@ -257,12 +257,13 @@ def test_handler_that_returns_closes_with_1000(plain: Server) -> None:
         assert ws.close_code == 1000
 
 
-def test_handler_that_raises_closes_with_1011_and_is_logged(plain: Server) -> None:
-    with open_client(plain, "/fail") as ws:
+@pytest.mark.parametrize("path", ["/fail", "/fail?exit"])
+def test_handler_that_raises_closes_with_1011_and_is_logged(plain: Server, path: str) -> None:
+    with open_client(plain, path) as ws:
         with pytest.raises(ConnectionClosed):
             ws.recv(timeout=10)
         assert (ws.close_code, ws.close_reason) == (1011, "internal error")
-    assert "RuntimeError: on purpose" in plain.log
+    assert f"{'SystemExit' if '?' in path else 'RuntimeError'}: on purpose" in plain.log
 
 
 def test_close_sends_code_and_reason_once(plain: Server) -> None:

@@ -184,6 +184,9 @@ def test_blueprint_is_registered_once_with_its_sockets_and_views() -> None:
         ("ping_timeout", "soon"),
         ("close_timeout", None),
         ("send_timeout", -1),
+        ("send_timeout", float("inf")),
+        ("close_timeout", 1e9),
+        ("ping_interval", float("nan")),
         ("max_queue", 1.5),
         ("subprotocols", "chat"),
         ("subprotocols", [1]),
@@ -197,7 +200,7 @@ def test_option_that_can_not_be_meant_is_named(name: str, value: object) -> None
     app = Flask(__name__)
     app.config[f"UWSGI_WEBSOCKET_{name.upper()}"] = value
     with pytest.raises(ValueError, match=f"UWSGI_WEBSOCKET_{name.upper()}"):
-        WebSocket(app).settings(app)
+        WebSocket(app)
 
 
 def test_unknown_option_is_told_with_the_one_that_is_like_it() -> None:
@@ -212,6 +215,17 @@ def test_unknown_name_in_the_configuration_is_logged(caplog: pytest.LogCaptureFi
     app.config["UWSGI_WEBSOCKET_MAX_SZIE"] = 5
     WebSocket(app).settings(app)
     assert "UWSGI_WEBSOCKET_MAX_SZIE" in caplog.text
+
+
+def test_wrong_value_that_comes_later_is_a_500_with_the_reason_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = Flask(__name__)
+    WebSocket(app).add_url_rule("/echo", "echo", lambda ws: ws.send("x"))
+    app.config["UWSGI_WEBSOCKET_MAX_SIZE"] = "big"
+    response = app.test_client().get("/echo", headers={"Upgrade": "websocket"})
+    assert response.status_code == 500
+    assert "give it a whole number" in caplog.text
 
 
 def test_keyword_comes_before_configuration_and_that_before_uwsgi() -> None:

@@ -225,6 +225,7 @@ def test_every_option_of_uwsgi_is_known() -> None:
         ({"host": "no.such.host.invalid"}, "is not known"),
         ({"host": "192.0.2.1"}, "can not listen"),
         ({"uwsgi_binary": "/no/such/uwsgi"}, "is not a program"),
+        ({"uwsgi_binary": shutil.which("ls")}, "is not a uWSGI"),
     ],
 )
 def test_what_can_not_work_is_said(given: dict[str, Any], expected: str) -> None:
@@ -254,7 +255,15 @@ def _refuse(*_: object) -> None:
 
 def test_uwsgi_without_an_option_of_ours_is_named(tmp_path: Path) -> None:
     poor = tmp_path / "uwsgi"
-    options = ["http", "http-websockets", "callable", "module", "pythonpath", "virtualenv"]
+    options = [
+        "http",
+        "http-socket",
+        "http-websockets",
+        "callable",
+        "module",
+        "pythonpath",
+        "virtualenv",
+    ]
     options += ["master", "enable-threads", "single-interpreter", "die-on-term", "need-app"]
     poor.write_text("#!/bin/sh\n" + "".join(f"echo '    --{name}  x'\n" for name in options))
     poor.chmod(0o755)
@@ -461,6 +470,35 @@ def test_inside_uwsgi_run_does_nothing(
     process = run_script("-c", f"import os; os.execv({UWSGI!r}, {arguments!r})")
     wait_for_port(port, process)
     assert echoes(f"ws://127.0.0.1:{port}/echo")
+
+
+@pytest.mark.parametrize("example", ["chat", "echo"])
+def test_configuration_file_runs_the_examples(
+    example: str, run_script: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    port = free_port()
+    ini = Path(__file__).parent.parent / "uwsgi-configs" / "threads.ini"
+    arguments = [UWSGI, "--set", f"example={example}", "--set", f"address=127.0.0.1:{port}"]
+    arguments += ["--virtualenv", sys.prefix, "--ini", str(ini)]
+    process = run_script("-c", f"import os; os.execv({UWSGI!r}, {arguments!r})")
+    wait_for_port(port, process)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as response:
+        assert f"<title>{example}".encode() in response.read().lower()
+    with connect(f"ws://127.0.0.1:{port}/{example}", proxy=None) as ws:
+        assert ws.ping().wait(10)
+
+
+def test_router_without_websockets_is_refused_with_the_option(
+    run_script: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    port = free_port()
+    run = f"app.run(host='127.0.0.1', port={port}, http_websockets=False)\n"
+    process = run_script(str(script(tmp_path, run)))
+    wait_for_port(port, process)
+    with pytest.raises(InvalidStatus) as error:
+        echoes(f"ws://127.0.0.1:{port}/echo")
+    assert error.value.response.status_code == 501
+    assert b"--http-websockets" in error.value.response.body
 
 
 def test_plain_command_line_of_the_readme_works(

@@ -211,6 +211,109 @@ def test_trouble_with_one_connection_is_not_the_others(caplog: pytest.LogCapture
         client._give_back()
 
 
+def test_close_of_the_peer_is_answered_while_threads_send() -> None:
+    for _ in range(10):
+        client, peer = make_pair()
+        senders = [
+            Outcome(lambda c=client: [c.send("x" * 100) for _ in range(10**6)]) for _ in "ab"
+        ]
+        reader = Outcome(lambda c=client: list(c))
+        peer.recv(1000)
+        peer.sendall(frame(9, b"ping") + frame(8, b"\x03\xe8"))
+        data = b""
+        while not data.endswith(b"\x88\x02\x03\xe8"):
+            more = peer.recv(65536)
+            assert more, data[-20:]
+            data += more
+        assert b"\x8a\x04ping" in data
+        for thread in (*senders, reader):
+            thread.join(10)
+        peer.close()
+        client._give_back()
+
+
+def test_flood_of_what_is_no_message_does_not_hold_a_timeout_up(pair: Pair) -> None:
+    client, peer = pair
+    going = threading.Event()
+
+    def flood() -> None:
+        while not going.is_set():
+            peer.sendall(frame(10, b"") * 1000)
+
+    flooder = Outcome(flood)
+    with pytest.raises(TimeoutError):
+        client.receive(timeout=0.2)
+    assert client.recv_nb() == ""
+    # It returned while the flood went on.
+    assert flooder.is_alive()
+    going.set()
+    while flooder.is_alive():
+        assert client.recv_nb() == ""
+
+
+def test_peer_that_pings_and_does_not_read_does_not_hold_a_timeout_up() -> None:
+    client, peer = make_pair()
+    flooder = Outcome(lambda: [peer.sendall(frame(9, b"x" * 125)) for _ in range(10**6)])
+    for _ in range(20):
+        with pytest.raises(TimeoutError):
+            client.receive(timeout=0.05)
+    assert client.connected
+    peer.close()
+    flooder.join(10)
+    client._give_back()
+
+
+def test_busy_handler_with_a_full_queue_does_not_lose_a_live_peer() -> None:
+    client, peer = make_pair(max_queue=1, ping_interval=0.1, ping_timeout=0.1)
+    peer.sendall(frame(1, b"a") + frame(1, b"b"))
+    now = time.monotonic()
+    for step in range(50):
+        client.attend(now + step)
+    assert client.connected
+    assert [client.receive(), client.receive()] == ["a", "b"]
+    peer.close()
+    client._give_back()
+
+
+def test_slow_reader_gets_what_was_sent_before_the_close() -> None:
+    client, peer = make_pair(close_timeout=0.5)
+    sender = Outcome(lambda: [client.send(b"x" * 1000) for _ in range(100)])
+    data = read_all(peer, 100 * 1004 - 3000)
+    sender.join(10)
+    closer = Outcome(lambda: (client.close(), client._give_back()))
+    closer.join(10)
+    peer.settimeout(10)
+    while more := peer.recv(500):
+        data += more
+    assert data == (b"\x82\x7e\x03\xe8" + b"x" * 1000) * 100 + b"\x88\x02\x03\xe8"
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 3e6, 1e300])
+def test_receive_takes_any_timeout(pair: Pair, timeout: float) -> None:
+    client, peer = pair
+    peer.sendall(frame(1, b"x"))
+    assert client.receive(timeout) == "x"
+
+
+def test_half_made_client_raises_and_does_not_end_the_process() -> None:
+    client = WebSocketClient.__new__(WebSocketClient)
+    for use in (repr, lambda c: c.connected, lambda c: c.send("x"), lambda c: c.receive()):
+        with pytest.raises((AttributeError, TypeError)):
+            use(client)
+
+
+def test_client_that_has_been_given_back_touches_no_descriptor() -> None:
+    client, peer = make_pair()
+    peer.close()
+    client._give_back()
+    client.attend(time.monotonic())
+    client.close()
+    with pytest.raises(ConnectionClosed):
+        client.ping()
+    assert client.receive() is None
+    assert client.fd == -1
+
+
 def test_handler_that_does_not_look_does_not_keep_an_ended_connection_open() -> None:
     with (
         Server("behaviour", "--enable-threads") as server,

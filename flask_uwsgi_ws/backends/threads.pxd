@@ -7,6 +7,8 @@ from flask_uwsgi_ws.client cimport SyncClient
 from flask_uwsgi_ws.connection cimport Connection
 
 cdef int _OPEN
+
+cdef double _remaining(double deadline)
 cdef int _NOW
 
 
@@ -24,9 +26,11 @@ cdef class WebSocketClient(SyncClient):
 
     cdef _wait(self)
     cdef _wait_until(self, double deadline)
+    cdef _wait_for_backlog(self, double timeout)
     cdef bint _readable(self, double deadline)
     @cython.locals(connection=Connection, size=Py_ssize_t, data=bytes)
     cdef _read(self, int flags)
+    @cython.locals(replies=bytes)
     cdef _send(self, bytes frame)
     @cython.locals(sent=Py_ssize_t)
     cdef _write(self, bytes data, double timeout)

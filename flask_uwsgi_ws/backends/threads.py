@@ -55,6 +55,11 @@ _PERIOD = 0.25
 _BACKLOG_MOST = 65536
 
 
+def _remaining(deadline: float) -> float:
+    """Seconds up to *deadline*, in what a system call takes."""
+    return min(max(deadline - time.monotonic(), 0.0), 1e6)
+
+
 class WebSocketClient(SyncClient):
     """A connection served by a thread. See :class:`~.client.BaseClient`."""
 
@@ -85,18 +90,23 @@ class WebSocketClient(SyncClient):
     # Receiving.
 
     def receive(self, timeout: float | None = None) -> Message | None:
-        if not self._inbox:
-            if timeout is None:
-                timeout = self.timeout
-            if timeout is None:
-                self._wait()
-            else:
-                self._wait_until(time.monotonic() + max(timeout, 0))
-        try:
-            return self._inbox.popleft()
-        except IndexError:
-            self._end_of_messages()
-            return None
+        if timeout is None:
+            timeout = self.timeout
+        deadline = 0.0 if timeout is None else time.monotonic() + max(timeout, 0)
+        while True:
+            if not self._inbox:
+                if timeout is None:
+                    self._wait()
+                else:
+                    self._wait_until(deadline)
+            try:
+                return self._inbox.popleft()
+            except IndexError:
+                # Another thread that receives may have been quicker.
+                if self._connection.state != _OPEN:
+                    break
+        self._end_of_messages()
+        return None
 
     def recv_nb(self) -> Message | None:
         """Give the next message if it is here.
@@ -117,7 +127,7 @@ class WebSocketClient(SyncClient):
             while not self._inbox and self._connection.state == _OPEN:
                 self._read(0)
                 if self._backlog:
-                    self._wait_for_backlog()
+                    self._wait_for_backlog(self._send_timeout)
         finally:
             self._reading.release()
 
@@ -126,14 +136,17 @@ class WebSocketClient(SyncClient):
 
         :raises TimeoutError: when it has passed.
         """
-        if self._reading.acquire(True, max(deadline - time.monotonic(), 0)):
+        if self._reading.acquire(True, _remaining(deadline)):
             try:
                 while not self._inbox and self._connection.state == _OPEN:
                     if not self._readable(deadline):
                         break
                     self._read(_NOW)
                     if self._backlog:
-                        self._wait_for_backlog()
+                        self._wait_for_backlog(_remaining(deadline))
+                    # A peer may send for ever what is not a message.
+                    if _remaining(deadline) == 0:
+                        break
             finally:
                 self._reading.release()
         if not self._inbox and self._connection.state == _OPEN:
@@ -142,7 +155,7 @@ class WebSocketClient(SyncClient):
     def _readable(self, deadline: float) -> bool:
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        return bool(poll.poll(_remaining(deadline) * 1000))
 
     def _read(self, flags: int) -> None:
         """Read once and take what came. ``_reading`` is held."""
@@ -190,15 +203,16 @@ class WebSocketClient(SyncClient):
         try:
             # Taken before the look at the state: if a Close frame is among
             # them the state tells, and if one comes later it goes out later.
-            if self._backlog:
-                frame = self._take_backlog() + frame
+            replies = self._take_backlog() if self._backlog else b""
             if self._connection.state != _OPEN:
+                if replies:
+                    self._backlog.appendleft(replies)
                 raise self._ended()
-            self._write(frame, self._send_timeout)
+            self._write(replies + frame if replies else frame, self._send_timeout)
         finally:
             self._writing.release()
-        if self._backlog:
-            self._send_backlog()
+            if self._backlog:
+                self._send_backlog()
 
     def _write(self, data: bytes, timeout: float) -> None:
         """Write whole frames. ``_writing`` is held.
@@ -221,17 +235,18 @@ class WebSocketClient(SyncClient):
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
         view = memoryview(data)
-        while sent < len(data):
-            if not poll.poll(timeout * 1000):
-                self._lose()
-                raise ConnectionClosed(1006, f"the client took no bytes for {timeout} seconds")
-            try:
-                sent += self._socket.send(view[sent:], _NOW)
-            except BlockingIOError:
-                continue
-            except OSError:
-                self._lose()
-                raise self._ended() from None
+        try:
+            while sent < len(data):
+                if not poll.poll(timeout * 1000):
+                    raise ConnectionClosed(1006, f"the client took no bytes for {timeout} seconds")
+                with contextlib.suppress(BlockingIOError):
+                    sent += self._socket.send(view[sent:], _NOW)
+        except OSError:
+            self._lose()
+            raise self._ended() from None
+        except BaseException:
+            self._lose()
+            raise
 
     def _sending_is_busy(self) -> bool:
         return self._writing.locked()
@@ -262,12 +277,17 @@ class WebSocketClient(SyncClient):
         backlog = self._backlog
         return b"".join([backlog.popleft() for _ in range(len(backlog))])
 
-    def _wait_for_backlog(self) -> None:
+    def _wait_for_backlog(self, timeout: float) -> None:
         """Let a peer that asks and does not read wait, rather than keep its answers."""
-        if sum(map(len, self._backlog)) <= _BACKLOG_MOST:
-            return
-        with contextlib.suppress(ConnectionClosed), self._writing:
-            self._write(self._take_backlog(), self._send_timeout)
+        deadline = time.monotonic() + min(timeout, self._send_timeout)
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        while sum(map(len, self._backlog)) > _BACKLOG_MOST:
+            if not poll.poll(_remaining(deadline) * 1000):
+                if timeout >= self._send_timeout:
+                    self._lose()
+                return
+            self._send_backlog()
 
     # Ending.
 
@@ -284,17 +304,23 @@ class WebSocketClient(SyncClient):
         if not self._start_closing(code, reason, deadline):
             return
         # Whoever reads now will see the answer; else it is read here.
-        if self._reading.acquire(True, max(0.0, deadline - time.monotonic())):
+        if self._reading.acquire(True, _remaining(deadline)):
             try:
                 while self._connection.state != CLOSED and self._readable(deadline):
                     self._read(_NOW)
+                    if _remaining(deadline) == 0:
+                        break
+                # Nobody has to be woken: what was sent may still be on its way,
+                # and a reset would take it back.
+                self._connection.receive_eof()
+                return
             finally:
                 self._reading.release()
         if self._connection.state != CLOSED:
             self._lose()
 
     def _start_closing(self, code: int, reason: str, deadline: float) -> bool:
-        timeout = max(0.0, deadline - time.monotonic())
+        timeout = _remaining(deadline)
         if not self._writing.acquire(True, timeout):
             # Somebody is stuck in the middle of a frame.
             self._connection.close(code, reason)
@@ -318,13 +344,20 @@ class WebSocketClient(SyncClient):
 
     def _give_back(self) -> None:
         """Close the socket, when the handler has returned."""
-        self._settle()
-        self._connection.receive_eof()
-        # Nobody can be in a system call on the descriptor when it closes:
-        # another connection may get its number at once.
+        try:
+            self._settle()
+        finally:
+            self._close_socket()
+
+    def _close_socket(self) -> None:
+        self._lose()
+        # Nobody can be in a system call on the descriptor when it closes, or
+        # use its number after that: another connection may get it at once.
         with self._reading, self._writing:
             self.fd = -1
+            self._backlog.clear()
             self._socket.close()
+            self._raw = RawSocket(self._socket)
 
     def _settle(self) -> None:
         """See that the peer gets all that was sent.
@@ -342,15 +375,15 @@ class WebSocketClient(SyncClient):
                 self._socket.recv(_READ_MOST, _NOW)
             self._socket.shutdown(socket.SHUT_WR)
             while self._readable(deadline) and self._socket.recv(_READ_MOST, _NOW):
-                pass
+                if _remaining(deadline) == 0:
+                    break
         if self._sending_is_busy():
             self._lose()
 
     def _turn_away(self) -> None:
         """End a connection that can not be served, without waiting for the peer."""
         self._start_closing(1013, "the server has no thread for this", time.monotonic())
-        self._lose()
-        self._socket.close()
+        self._close_socket()
 
     # For the attendant.
 
@@ -363,6 +396,8 @@ class WebSocketClient(SyncClient):
             self._heard = False
             self._heard_at = now
             self._pinged_at = None
+        if self._backlog:
+            self._send_backlog()
         if self._connection.state != _OPEN:
             # The handler does not look; do not keep the peer waiting for it.
             if self._ended_at is None:
@@ -370,14 +405,14 @@ class WebSocketClient(SyncClient):
             elif now - self._ended_at > self._settings.close_timeout:
                 self._lose()
             return
-        if self._reading.acquire(False):
+        if not self._reading_is_wanted() or self._backlog:
+            # We do not listen now, so that silence says nothing of the peer.
+            self._heard = True
+        elif self._reading.acquire(False):
             try:
-                if self._reading_is_wanted() and not self._backlog:
-                    self._read(_NOW)
+                self._read(_NOW)
             finally:
                 self._reading.release()
-        if self._backlog:
-            self._send_backlog()
         self._keep_alive(now)
 
     def _keep_alive(self, now: float) -> None:

@@ -107,7 +107,7 @@ def close(ws: WebSocketClient, code: int, reason: str) -> None:
 
 @websocket.route("/fail")
 def fail(_ws: WebSocketClient) -> None:
-    raise RuntimeError("on purpose")
+    raise (SystemExit if _ws.environ["QUERY_STRING"] else RuntimeError)("on purpose")
 
 
 @websocket.route("/end")
