@@ -142,16 +142,28 @@ def test_second_extension_on_one_app_is_refused() -> None:
         WebSocket(app)
 
 
+HANDSHAKE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version": "13",
+}
+
+
+def test_host_option_picks_the_handler() -> None:
+    app = Flask(__name__, host_matching=True, static_host="static.example")
+    websocket = WebSocket(app)
+    websocket.add_url_rule("/x", "x", lambda ws: ws.send("x"), host="live.example")
+    client = app.test_client()
+    # Outside uWSGI 501 says that the handshake was matched and found right.
+    assert client.get("/x", headers={**HANDSHAKE, "Host": "live.example"}).status_code == 501
+    assert client.get("/x", headers={**HANDSHAKE, "Host": "other.example"}).status_code == 404
+
+
 def test_outside_uwsgi_a_handshake_is_told_what_to_start() -> None:
     app = Flask(__name__)
     WebSocket(app).add_url_rule("/echo", "echo", lambda ws: ws.send("x"))
-    headers = {
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-        "Sec-WebSocket-Version": "13",
-    }
-    response = app.test_client().get("/echo", headers=headers)
+    response = app.test_client().get("/echo", headers=HANDSHAKE)
     assert response.status_code == 501
     assert "app.run()" in response.text
 
