@@ -217,7 +217,7 @@ def test_what_can_be_sent_and_the_errors_of_what_can_not(plain: Server) -> None:
         '{"a": [1, null]}',
     ]
     kinds = [str(message).split(":")[0] for message in messages[10:]]
-    assert kinds == ["TypeError"] * 3 + ["ValueError", "TypeError"] + ["ValueError"] * 5
+    assert kinds == ["TypeError"] * 3 + ["ValueError", "TypeError"] + ["ValueError"] * 6
     assert "send_json" in str(messages[10])
 
 

@@ -88,6 +88,17 @@ def test_replaced_middleware_and_client_are_used(routing: Server) -> None:
         assert ws.recv(timeout=10) == "QUIET!"
 
 
+def test_client_that_can_not_be_made_leaves_no_open_connection(routing: Server) -> None:
+    counts = []
+    for _ in range(3):
+        for _ in range(5):
+            with RawClient(routing.port, "/early?broken") as client:
+                assert client.rest() == b""
+        counts.append(routing.descriptors())
+    assert "this client can not be made" in routing.log
+    assert counts[2] <= counts[0]
+
+
 def test_older_request_context_from_the_environ_works(routing: Server) -> None:
     assert first_message(routing, "/context?name=ann") == "ann"
 

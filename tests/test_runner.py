@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import time
+import types
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -272,6 +273,37 @@ def test_uwsgi_without_an_option_of_ours_is_named(tmp_path: Path) -> None:
         command({"ssl_context": "adhoc"}, uwsgi_binary=str(poor))
     with pytest.raises(RunError, match="built without asyncio"):
         command({"asyncio": 10}, uwsgi_binary=str(poor))
+
+
+def test_uwsgi_that_lists_no_options_is_run_all_the_same(tmp_path: Path) -> None:
+    silent = tmp_path / "uwsgi"
+    silent.write_text("#!/bin/sh\n")
+    silent.chmod(0o755)
+    assert command({"anything": 1}, uwsgi_binary=str(silent))[0] == str(silent)
+
+
+def test_adhoc_certificate_that_can_not_be_made_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "flask-uwsgi-ws").write_text("in the way")
+    with pytest.raises(RunError, match="can not keep a certificate"):
+        command({"ssl_context": "adhoc"})
+    (tmp_path / "flask-uwsgi-ws").unlink()
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(RunError, match="pip install cryptography"):
+        command({"ssl_context": "adhoc"})
+
+
+def test_module_without_a_file_is_looked_for_in_the_working_folder() -> None:
+    module = types.ModuleType("made_up")
+    module.made_up_app = made_up_app = Flask("made_up")  # type: ignore[attr-defined]
+    sys.modules["made_up"] = module
+    try:
+        found = {"pythonpath": os.getcwd(), "module": "made_up", "callable": "made_up_app"}
+        assert locate(made_up_app) == found
+    finally:
+        del sys.modules["made_up"]
 
 
 def test_failure_exits_with_1_and_one_line(

@@ -302,6 +302,11 @@ def test_half_made_client_raises_and_does_not_end_the_process() -> None:
             use(client)
 
 
+def test_sharedarea_outside_uwsgi_says_what_to_do(pair: Pair) -> None:
+    with pytest.raises(RuntimeError, match="run the app in uWSGI"):
+        pair[0].send_from_sharedarea(0)
+
+
 def test_client_that_has_been_given_back_touches_no_descriptor() -> None:
     client, peer = make_pair()
     peer.close()

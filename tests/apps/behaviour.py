@@ -184,6 +184,7 @@ def types(ws: WebSocketClient) -> None:
         lambda: ws.close(1005),
         lambda: ws.close(1000, "x" * 124),
         lambda: ws.send_from_sharedarea(7, 0),
+        lambda: ws.send_from_sharedarea(-1, 0),
     ):
         try:
             call()

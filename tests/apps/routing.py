@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from flask import Blueprint, Flask, request, url_for
 
@@ -10,6 +11,11 @@ from flask_uwsgi_ws import WebSocket, WebSocketClient, WebSocketMiddleware
 
 
 class LoudClient(WebSocketClient):
+    def __init__(self, environ: dict[str, Any], *arguments: Any) -> None:
+        if environ["QUERY_STRING"] == "broken":
+            raise RuntimeError("this client can not be made")
+        super().__init__(environ, *arguments)
+
     def send(self, message: str, binary: bool | None = None) -> None:
         loud = self.environ["PATH_INFO"] == "/shout"
         super().send(f"{message.upper()}!" if loud else message, binary)
