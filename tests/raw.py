@@ -1,34 +1,13 @@
-"""A WebSocket client that can do wrong: a socket after its handshake, and frames by hand."""
+"""A WebSocket client that can do wrong: a socket after its handshake, for frames by hand."""
 
 from __future__ import annotations
 
 import base64
 import os
 import socket
-import struct
 from types import TracebackType
 
-
-def frame(
-    opcode: int,
-    payload: bytes = b"",
-    *,
-    fin: bool = True,
-    rsv: int = 0,
-    mask: bytes | None = b"\1\2\3\4",
-) -> bytes:
-    first = opcode | rsv | (0x80 if fin else 0)
-    bit = 0x80 if mask is not None else 0
-    size = len(payload)
-    if size < 126:
-        head = struct.pack("!BB", first, bit | size)
-    elif size < 65536:
-        head = struct.pack("!BBH", first, bit | 126, size)
-    else:
-        head = struct.pack("!BBQ", first, bit | 127, size)
-    if mask is None:
-        return head + payload
-    return head + mask + bytes(byte ^ mask[i & 3] for i, byte in enumerate(payload))
+from wire import frame as frame
 
 
 class RawClient:
