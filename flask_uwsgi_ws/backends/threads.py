@@ -10,7 +10,7 @@ Two locks for each connection, and their rules:
 * ``_reading`` is held by whoever reads and parses. The attendant only tries
   it: if it is taken, the handler is reading and needs no help.
 * ``_writing`` is held by whoever writes, from the look at the state to the last
-  byte, so that nothing follows a Close frame. Replies of the protocol never
+  byte, so that no message follows a Close frame. Replies of the protocol never
   wait for it: they go to the backlog, which its holder empties.
 """
 
