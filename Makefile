@@ -1,18 +1,35 @@
 # "make run" and "make test" set up all they need, in .venv and build/.
 PYTHON ?= python3
 EXAMPLE ?= chat
+SECONDS ?= 60
 
 BIN := .venv/bin
+VERSIONS := 3.10 3.12 3.13
+# One that atheris has a wheel for.
+FUZZ_PYTHON ?= 3.12
+BEHAVIOUR := $(addprefix tests/test_,behaviour.py faults.py limits.py processes.py asyncio.py gevent.py handshake.py)
+OPERATIONS := $(addprefix tests/test_,configs.py ending.py ending_handlers.py idle.py outages.py reload.py)
 SOURCES := setup.py pyproject.toml $(wildcard flask_uwsgi_ws/*.p* flask_uwsgi_ws/backends/*.p*)
 
-.PHONY: run test style types coverage bench clean
+.PHONY: run test test-operations test-all smoke style types coverage conformance conformance-quick \
+    bench bench-quick bench-workers idle reload soak fuzz fuzz-differential asan clean
 
 run: .venv/installed
-	$(BIN)/python examples/$(EXAMPLE)/$(EXAMPLE).py
+	$(BIN)/python examples/$(EXAMPLE)/$(firstword $(subst -, ,$(EXAMPLE))).py
 
 test: .venv/tools .venv/installed build/uncompiled/installed build/pyuwsgi/installed
-	$(BIN)/pytest
-	tests/uncompiled $(BIN)/pytest
+	tests/forms $(BIN)
+
+# The ends of workers, reloads, outages, proxies and configurations, on the compiled form.
+test-operations: .venv/tools .venv/installed
+	$(BIN)/pytest $(OPERATIONS)
+
+# The behavioural suite of every backend and mode on the other Pythons, and a short form of it.
+test-all: test $(VERSIONS:%=build/py%/installed)
+	set -e; for v in $(VERSIONS); do build/py$$v/bin/pytest $(BEHAVIOUR) -k "not pyuwsgi"; done
+
+smoke: $(VERSIONS:%=build/py%/installed)
+	set -e; for v in $(VERSIONS); do build/py$$v/bin/pytest -q $(BEHAVIOUR) -m smoke -k "not pyuwsgi"; done
 
 style: .venv/tools
 	$(BIN)/ruff check .
@@ -21,11 +38,50 @@ style: .venv/tools
 types: .venv/tools .venv/installed
 	$(BIN)/mypy
 
-coverage: .venv/tools .venv/installed build/uncompiled/installed build/traced/installed build/pyuwsgi/installed
+coverage: .venv/tools .venv/installed build/pyuwsgi/installed build/uncompiled/installed \
+    build/traced/installed build/py3.13/installed
 	tests/coverage
 
-bench: .venv/tools .venv/installed build/wsload
-	$(BIN)/python benchmarks/echo.py
+conformance: .venv/installed
+	$(BIN)/python tests/conformance $(ARGS)
+
+conformance-quick: .venv/installed
+	$(BIN)/python tests/conformance --quick $(ARGS)
+
+# The worker of each mode, three times under 500 clients that come back.
+reload: .venv/tools .venv/installed
+	$(BIN)/python tests/reload $(ARGS)
+
+bench: .venv/tools .venv/installed
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-quick: .venv/tools .venv/installed
+	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+bench-workers: .venv/tools .venv/installed
+	$(BIN)/python -m benchmarks.workers $(ARGS)
+
+# Connections that are idle for 150 s behind nginx and uWSGI's router, with their defaults.
+idle: .venv/tools .venv/installed
+	$(BIN)/python tests/idle.py
+
+# Clients that come, talk and vanish at random; ARGS='--minutes 30 --clients 1000' for the whole.
+soak: .venv/tools .venv/installed
+	PYTHONPATH=tests $(BIN)/python tests/soak $(ARGS)
+
+# Random and damaged bytes through this package and others, side by side; ARGS='--frames 10000000'.
+fuzz-differential: .venv/tools .venv/installed build/uncompiled/installed
+	PYTHONPATH=tests $(BIN)/python tests/fuzz/differential.py --uncompiled build/uncompiled $(ARGS)
+
+# Bytes that are led by what they reach in the uncompiled form.
+fuzz: build/fuzz/installed build/uncompiled/installed
+	PYTHONPATH=tests tests/uncompiled build/fuzz/bin/python tests/fuzz/guided.py $(SECONDS) $(ARGS)
+
+# The compiled form with AddressSanitizer.
+asan: .venv/tools .venv/installed build/asan/installed
+	tests/asan $(BIN)/pytest -q -p no:cacheprovider $(addprefix tests/test_,frames.py connection.py \
+	    compression.py oracles.py differential.py connection_states.py)
+	PYTHONPATH=tests tests/asan $(BIN)/python tests/fuzz/differential.py --minutes 2 --share 0 $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info flask_uwsgi_ws/*.so flask_uwsgi_ws/backends/*.so
@@ -36,10 +92,10 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 
-# Without a C compiler uWSGI can not be built, and pyuwsgi's wheel serves.
 .venv/installed: .venv/bin/python $(SOURCES)
 	@echo "Installing the package and building uWSGI, which takes about a minute"
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[uwsgi]' || $(BIN)/pip install --quiet --editable '.[pyuwsgi]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[gevent,asyncio,redis]'
+	tests/uwsgi $(BIN)
 	touch $@
 
 .venv/tools: .venv/bin/python pyproject.toml
@@ -51,6 +107,17 @@ build/uncompiled/installed: .venv/bin/python $(SOURCES)
 	FLASK_UWSGI_WS_COMPILE=0 $(BIN)/pip install --quiet --no-deps --target build/uncompiled .
 	touch $@
 
+build/py%/bin/python:
+	tests/python $* -m venv build/py$*
+	build/py$*/bin/pip install --quiet --upgrade pip
+
+build/py%/installed: build/py%/bin/python $(SOURCES) pyproject.toml
+	build/py$*/bin/pip install --quiet --group test '.[gevent,asyncio,redis]'
+	tests/uwsgi build/py$*/bin
+	touch $@
+
+.PRECIOUS: build/py%/bin/python
+
 build/traced/installed: .venv/tools $(SOURCES)
 	rm -rf build/traced
 	mkdir -p build/traced
@@ -59,10 +126,21 @@ build/traced/installed: .venv/tools $(SOURCES)
 	cd build/traced && FLASK_UWSGI_WS_COMPILE=trace $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
 	touch $@
 
+build/fuzz/installed: pyproject.toml
+	tests/python $(FUZZ_PYTHON) -m venv build/fuzz
+	build/fuzz/bin/pip install --quiet --upgrade pip
+	build/fuzz/bin/pip install --quiet --group fuzz
+	touch $@
+
+build/asan/installed: .venv/tools $(SOURCES)
+	rm -rf build/asan
+	mkdir -p build/asan
+	cp -r setup.py flask_uwsgi_ws build/asan
+	find build/asan -name '*.so' -delete
+	cd build/asan && CFLAGS="-fsanitize=address -fno-omit-frame-pointer -O1 -g" \
+	    $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
 build/pyuwsgi/installed: .venv/bin/python
 	$(BIN)/pip install --quiet --target build/pyuwsgi pyuwsgi
 	touch $@
-
-build/wsload: benchmarks/wsload.c
-	mkdir -p build
-	$(CC) -O2 -o $@ $<

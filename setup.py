@@ -9,39 +9,57 @@ their lines. Where there is no C compiler the install goes on without.
 from __future__ import annotations
 
 import os
+import sys
 
 from setuptools import Extension, setup
 
 COMPILED = (
+    "masking.pyx",
     "frames.py",
     "connection.py",
     "client.py",
     "backends/threads.py",
+    "backends/evented.py",
+    "backends/asyncio.py",
     "locks.pyx",
     "sockets.pyx",
+    "poller.pyx",
+    "texts.pyx",
 )
+GEVENT = ("greenlets.pyx", "backends/gevent.py")
 
 
 def extensions() -> list[Extension]:
     wanted = os.environ.get("FLASK_UWSGI_WS_COMPILE", "1")
-    if wanted == "0":
+    # The poller is Linux's.
+    if wanted == "0" or not sys.platform.startswith("linux"):
         return []
     try:
         from Cython.Build import cythonize
     except ImportError:
         print("Cython is not here: installing without compiled frames")
         return []
+    paths = COMPILED
+    include = []
+    try:
+        import greenlet
+    except ImportError:
+        print("greenlet is not here: installing without the compiled gevent backend")
+    else:
+        paths += GEVENT
+        include.append(os.path.dirname(os.path.dirname(greenlet.__file__)))
     trace = wanted == "trace"
     modules = [
         Extension(
             "flask_uwsgi_ws." + path.split(".")[0].replace("/", "."),
             [f"flask_uwsgi_ws/{path}"],
             extra_compile_args=["-O3"],
+            include_dirs=include,
             define_macros=[("CYTHON_TRACE_NOGIL", "1")] if trace else [],
             # No compiler is no reason to fail: the Python files serve as well.
             optional=not trace,
         )
-        for path in COMPILED
+        for path in paths
     ]
     return cythonize(
         modules,

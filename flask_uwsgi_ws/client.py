@@ -8,18 +8,27 @@ from __future__ import annotations
 import io
 import json
 import socket
+import struct
 import sys
+import time
 import uuid
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
+from .compression import Deflate
 from .connection import OPEN, Connection
 from .exceptions import ConnectionClosed
+from .library import read_sharedarea
 from .servers import uwsgi_module
 from .settings import Settings
 
 _OPEN = OPEN
+
+#: What :meth:`BaseClient._keep_alive` says.
+QUIET, PING, SILENT = 0, 1, 2
+
+#: Why we gave a client up: it took no bytes for ``send_timeout``, or did not answer a Ping.
+SLOW, PING_TIMEOUT = "slow", "ping timeout"
 
 Message = str | bytes
 Sendable = str | bytes | bytearray | memoryview
@@ -32,6 +41,7 @@ class BaseClient:
     :param sock: the connection; it is the client's from here on.
     :param settings: the options of the extension.
     :param subprotocol: the one chosen in the handshake.
+    :param deflate: the compression agreed on there.
     """
 
     def __init__(
@@ -40,22 +50,47 @@ class BaseClient:
         sock: socket.socket,
         settings: Settings,
         subprotocol: str | None = None,
+        deflate: Deflate | None = None,
     ) -> None:
         #: The WSGI environ of the opening handshake.
         self.environ = environ
         #: Descriptor of the connection; -1 once it has been given back.
         self.fd = sock.fileno()
-        #: A name for this connection that no other has, on any machine.
-        self.id = uuid.uuid4().hex
         #: The subprotocol agreed on (:rfc:`6455` section 1.9), or ``None``.
         self.subprotocol = subprotocol
         #: Seconds that ``receive`` waits when it is not told; ``None`` for ever.
         self.timeout: float | None = None
         self._socket = sock
         self._settings = settings
-        self._connection = Connection(min(settings.max_size or 0, sys.maxsize))
-        self._inbox: deque[Message] = deque()
+        self._connection = Connection(min(settings.max_size or 0, sys.maxsize), deflate)
+        self._id: str | None = None
         self._end_told = False
+        # For the keepalive: whether bytes came since the last look, when they
+        # last came, and when our unanswered Ping went out.
+        self._heard = False
+        self._heard_at = time.monotonic()
+        self._pinged_at: float | None = None
+        # When the Ping went out that has not been answered, 0 for none, what it carried, and
+        # the seconds that the last answer took.
+        self._asked_at = 0.0
+        self._asked = b""
+        self._latency: float | None = None
+        #: When the connection was opened, of ``time.monotonic()``.
+        self.opened_at = self._heard_at
+        #: The rule of the URL that it was opened with.
+        self.route = ""
+        #: Why we gave the client up: ``"slow"``, ``"ping timeout"``, or not at all.
+        self.dropped = ""
+        #: Bytes so far, of control frames too.
+        self.bytes_received = 0
+        self.bytes_sent = 0
+
+    @property
+    def id(self) -> str:
+        """A name for this connection that no other has, on any machine."""
+        if self._id is None:
+            self._id = uuid.uuid4().hex
+        return self._id
 
     @property
     def connected(self) -> bool:
@@ -80,6 +115,46 @@ class BaseClient:
     def close_reason(self) -> str:
         """The reason in that Close frame (:rfc:`6455` section 7.1.6)."""
         return self._connection.close_reason
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the last Ping of the keepalive to its Pong; ``None`` before the first."""
+        return self._latency
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait to be sent, besides those that the kernel has taken."""
+        raise NotImplementedError
+
+    @property
+    def messages_received(self) -> int:
+        """Messages that the client has sent so far."""
+        return self._connection.messages_received
+
+    @property
+    def messages_sent(self) -> int:
+        """Messages that have been sent to the client so far."""
+        return self._connection.messages_sent
+
+    @property
+    def idle(self) -> bool:
+        """Whether the handler waits for a message, and has none left to answer."""
+        raise NotImplementedError
+
+    def begin_close(self, code: int, reason: str) -> None:
+        """Begin the closing handshake, :rfc:`6455` section 7.1.2, without waiting.
+
+        From any thread. What was sent before goes out first.
+
+        :param code: see :meth:`~.client.BlockingCalls.close`.
+        :param reason: the same.
+        """
+        raise NotImplementedError
+
+    def begin_close_if_idle(self, code: int, reason: str) -> None:
+        """The same, but only if the client is :attr:`idle` when it comes to it."""
+        if self.idle:
+            self.begin_close(code, reason)
 
     def _ended(self) -> ConnectionClosed:
         return ConnectionClosed(self.close_code or 1006, self.close_reason)
@@ -108,44 +183,116 @@ class BaseClient:
                     raise ValueError(f"text can not be sent as UTF-8: {error}") from None
             return connection.send_binary(message.encode())
         if not isinstance(message, (bytes, bytearray, memoryview)):
+            # Not inspect.iscoroutine: it does not know those of compiled functions.
+            if isinstance(message, Coroutine):
+                message.close()
+                raise TypeError("a message is not a coroutine: 'await' is missing before it")
             raise TypeError(
                 f"a message is str, bytes, bytearray or memoryview, not {type(message).__name__}; "
                 "for other values there is send_json"
             )
-        payload = bytes(message)
         if binary is False:
             try:
-                return connection.send_text(payload.decode())
+                return connection.send_utf8(bytes(message))
             except UnicodeDecodeError as error:
                 raise ValueError(f"text is not UTF-8: {error}") from None
-        return connection.send_binary(payload)
+        if isinstance(message, bytes):
+            return connection.send_binary(message)
+        return connection.send_buffer(message)
 
-    @staticmethod
-    def _sharedarea(area: int, position: int) -> bytes:
-        """Copy a part of uWSGI's sharedarea, from *position* to its end.
+    def _ping_frame(self, data: object) -> bytes:
+        """Make a Ping.
 
-        :raises RuntimeError: outside uWSGI.
-        :raises ValueError: where there is no such area or position.
+        :raises ConnectionClosed: when the connection has ended.
+        :raises TypeError: for what is not bytes.
+        :raises ValueError: for more than 125 bytes.
         """
-        uwsgi = uwsgi_module()
-        if uwsgi is None:
-            raise RuntimeError("the sharedarea is uWSGI's; run the app in uWSGI")
-        if area < 0 or position < 0:
-            raise ValueError("a sharedarea's id and position start at 0")
-        # Unlike its memoryview, this reads under the area's lock.
-        return bytes(uwsgi.sharedarea_read(area, position))
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a Ping carries bytes, not {type(data).__name__}")
+        if self._connection.state != _OPEN:
+            raise self._ended()
+        return self._connection.ping(bytes(data))
 
-    def _reading_is_wanted(self) -> bool:
-        return len(self._inbox) < self._settings.max_queue
+    def _keep_alive(self, now: float) -> int:
+        """Say what the silence of the peer asks for.
+
+        :param now: ``time.monotonic()``.
+        :returns: ``QUIET``, ``PING`` to send one now, or ``SILENT`` to give the peer up.
+        """
+        if self._heard:
+            self._heard = False
+            self._heard_at = now
+            self._pinged_at = None
+        interval, timeout = self._settings.ping_interval, self._settings.ping_timeout
+        if self._pinged_at is not None:
+            if timeout is not None and now - self._pinged_at > timeout:
+                return SILENT
+        elif interval is not None and now - self._heard_at > interval:
+            self._pinged_at = now
+            return PING
+        return QUIET
+
+    def _keepalive_ping(self) -> bytes:
+        """Make a Ping whose answer tells the latency."""
+        self._asked_at = time.monotonic()
+        # No two alike, so that a late Pong is not taken for the answer to a later Ping.
+        self._asked = struct.pack("!d", self._asked_at)
+        return self._connection.ping(self._asked)
+
+    def _look_for_pong(self) -> None:
+        if self._connection.last_pong == self._asked:
+            self._latency = time.monotonic() - self._asked_at
+            self._asked_at = 0.0
 
     def __repr__(self) -> str:
         state = "open" if self.connected else f"ended {self.close_code}"
+        # Which a client chose; in a log it must not begin a line.
         path = self.environ.get("PATH_INFO", "")
-        return f"<{type(self).__name__} {self.id} {path} {state}>"
+        return f"<{type(self).__name__} {self.id} {path!r} {state}>"
 
 
-class SyncClient(BaseClient):
-    """What the clients with blocking calls share."""
+def would_wait(waiting: int) -> BlockingIOError:
+    """Say that a message was not sent, since so many bytes are waiting to be."""
+    return BlockingIOError(f"{waiting} bytes are waiting to be sent: the client reads too slowly")
+
+
+def slow_reason(seconds: float) -> str:
+    """Say why a slow client was given up."""
+    return f"the client took no bytes for {seconds:g} seconds"
+
+
+def sharedarea(area: int, position: int) -> bytes:
+    """Copy a part of uWSGI's sharedarea, from *position* to its end.
+
+    :raises RuntimeError: outside uWSGI.
+    :raises ValueError: where there is no such area or position.
+    """
+    if uwsgi_module() is None:
+        raise RuntimeError("the sharedarea is uWSGI's; run the app in uWSGI")
+    if area < 0 or position < 0:
+        raise ValueError("a sharedarea's id and position start at 0")
+    return read_sharedarea(area, position)
+
+
+def to_json(value: Any) -> str:
+    """Say *value* in JSON; raises as ``send_json`` does."""
+    return json.dumps(value, allow_nan=False)
+
+
+def from_json(message: Message | None) -> Any:
+    """Read a message as JSON; raises as ``receive_json`` does."""
+    if message is None:
+        return None
+    try:
+        return json.loads(message)
+    except RecursionError:
+        raise ValueError("the JSON is nested too deeply") from None
+
+
+class BlockingCalls:
+    """The contract's blocking calls, of which a subclass gives those that wait."""
+
+    __slots__ = ()
 
     def receive(self, timeout: float | None = None) -> Message | None:
         """Wait for the next message.
@@ -176,6 +323,44 @@ class SyncClient(BaseClient):
         """
         raise NotImplementedError
 
+    def send_nb(self, message: Sendable | None, binary: bool | None = None) -> None:
+        """Send a message without waiting, so that a slow client holds nobody up.
+
+        :raises BlockingIOError: if more than ``write_limit`` bytes are waiting to be sent; the
+            message is not sent then. Else as :meth:`send`.
+        """
+        raise NotImplementedError
+
+    def recv_nb(self) -> Message | None:
+        """Give the next message if it is here.
+
+        :returns: ``''`` if there is none, ``None`` once when the connection
+            has ended.
+        :raises ConnectionClosed: after that ``None``.
+        """
+        raise NotImplementedError
+
+    def ping(self, data: bytes = b"") -> None:
+        """Send a Ping, :rfc:`6455` section 5.5.2; the Pong is dealt with here.
+
+        :param data: at most 125 bytes.
+        :raises ConnectionClosed: when the connection has ended.
+        :raises TypeError: for what is not bytes.
+        :raises ValueError: for more than 125 bytes.
+        """
+        raise NotImplementedError
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Do the closing handshake, :rfc:`6455` section 7.1.2; once is enough.
+
+        Waits for the peer's Close frame, at most ``close_timeout`` seconds.
+
+        :param code: why: 1000 to 1003, 1007 to 1014, 3000 to 4999.
+        :param reason: the same for people, at most 123 bytes of UTF-8.
+        :raises ValueError: for another code or a longer reason.
+        """
+        raise NotImplementedError
+
     def send_binary(self, message: Sendable | None) -> None:
         """Send a binary message; raises as :meth:`send` does."""
         self.send(message, binary=True)
@@ -187,7 +372,7 @@ class SyncClient(BaseClient):
         :raises ValueError: for NaN and the infinities, for which it has no words; else as
             :meth:`send`.
         """
-        self.send(json.dumps(value, allow_nan=False))
+        self.send(to_json(value))
 
     def receive_json(self, timeout: float | None = None) -> Any:
         """Wait for a message and read it as JSON.
@@ -196,13 +381,7 @@ class SyncClient(BaseClient):
 
         :raises ValueError: if it is not JSON, or nested too deeply; else as :meth:`receive`.
         """
-        message = self.receive(timeout)
-        if message is None:
-            return None
-        try:
-            return json.loads(message)
-        except RecursionError:
-            raise ValueError("the JSON is nested too deeply") from None
+        return from_json(self.receive(timeout))
 
     def send_from_sharedarea(self, id: int, pos: int = 0) -> None:
         """Send uWSGI's sharedarea *id* from *pos* to its end as text.
@@ -213,35 +392,60 @@ class SyncClient(BaseClient):
         :raises ValueError: where there is no such area or position, or no
             UTF-8; else as :meth:`send`.
         """
-        self.send(self._sharedarea(id, pos), binary=False)
+        self.send(sharedarea(id, pos), binary=False)
 
     def send_binary_from_sharedarea(self, id: int, pos: int = 0) -> None:
         """Send uWSGI's sharedarea *id* from *pos* to its end as binary.
 
         Parameters and errors are those of :meth:`send_from_sharedarea`.
         """
-        self.send(self._sharedarea(id, pos), binary=True)
+        self.send(sharedarea(id, pos), binary=True)
 
     def __iter__(self) -> Iterator[Message]:
         """Give the messages until the connection ends."""
-        while True:
-            try:
-                message = self.receive()
-            except ConnectionClosed:
-                return
-            if message is None:
-                return
-            yield message
+        return self
+
+    def __next__(self) -> Message:
+        try:
+            message = self.receive()
+        except ConnectionClosed:
+            raise StopIteration from None
+        if message is None:
+            raise StopIteration
+        return message
+
+
+# Text that many connections have in common: the names and values of their headers. It is
+# kept once, as long as there is not much of it; what a peer sends can not make it grow.
+_COMMON: dict[str, str] = {}
+_COMMON_MOST = 1000
+
+
+def _common(text: Any) -> Any:
+    if type(text) is not str or len(text) > 100:
+        return text
+    if len(_COMMON) < _COMMON_MOST:
+        return _COMMON.setdefault(text, text)
+    return _COMMON.get(text, text)
 
 
 def keep_environ(environ: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy an environ so that it outlives its request.
+    """Copy an environ so that it outlives its request, in little memory.
 
     uWSGI empties its own when the request ends, and reading the request's
     body or errors stream after that would use memory that is gone.
 
     :param environ: the WSGI environ.
     """
-    kept = dict(environ)
+    kept = {
+        _common(name): value if name in _OWN else _common(value)
+        for name, value in environ.items()
+        # Werkzeug's request, made for the routing, holds the old environ.
+        if name != "werkzeug.request"
+    }
     kept["wsgi.input"] = io.BytesIO()
     return kept
+
+
+# Different for each connection.
+_OWN = frozenset(("HTTP_SEC_WEBSOCKET_KEY", "REMOTE_ADDR", "REMOTE_PORT"))

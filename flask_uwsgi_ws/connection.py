@@ -29,18 +29,22 @@ from __future__ import annotations
 import codecs
 from typing import Final
 
+from .compression import Deflate
 from .frames import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    LARGE,
     PING,
     PONG,
     TEXT,
     Frame,
     FrameParser,
     ProtocolError,
+    header,
     serialize,
 )
+from .texts import text_frame
 
 OPEN: Final = 1
 CLOSING: Final = 2
@@ -49,8 +53,14 @@ CLOSED: Final = 3
 _TEXT = TEXT
 _BINARY = BINARY
 _CONTINUATION = CONTINUATION
+_LARGE = LARGE
+# Bytes that are allocated because a header announces them.
+_LARGEST = 2**24
 _OPEN = OPEN
 _CLOSED = CLOSED
+
+# Where no message is arriving in fragments, which most connections never see.
+_NOTHING = bytearray()
 
 # RFC 6455 section 7.4.1 and the IANA registry that section 11.7 set up:
 # codes that may stand in a Close frame.
@@ -93,10 +103,13 @@ class Connection:
 
     :param max_size: largest message taken from the peer, in bytes of payload
         over all its fragments; 0 for no limit. A larger one fails the
-        connection with 1009 as soon as a header announces it.
+        connection with 1009 as soon as a header announces it; a compressed
+        one, as soon as so much has been inflated.
+    :param deflate: what compresses messages, where that was agreed on
+        (:rfc:`7692`).
     """
 
-    def __init__(self, max_size: int = 2**20) -> None:
+    def __init__(self, max_size: int = 2**20, deflate: Deflate | None = None) -> None:
         #: ``OPEN``, ``CLOSING`` or ``CLOSED``.
         self.state = OPEN
         #: The code that ended the connection: of the first Close frame, sent
@@ -107,15 +120,29 @@ class Connection:
         self.close_reason = ""
         #: Payload of the last Pong received; ``None`` before the first.
         self.last_pong: bytes | None = None
+        #: Messages each way.
+        self.messages_received = 0
+        self.messages_sent = 0
         #: Whether :meth:`take_replies` has something to give.
         self.has_replies = False
-        self._parser = FrameParser()
+        #: Whether the peer broke the protocol right after messages: it hears of that from
+        #: :meth:`close`, so that these can be answered first.
+        self.faulty = False
+        #: Whether messages that are sent have to pass :meth:`compress`.
+        self.compresses = deflate is not None
+        self._deflate = deflate
+        self._parser = FrameParser(0 if deflate is None else 0x40)
         self._max_size = max_size
-        self._replies: list[bytes] = []
+        # Made when there is one. Joined at the end: a read may hold thousands of Pings.
+        self._replies: list[bytes] | None = None
         self._failed = False
+        self._fault: ProtocolError | None = None
         # The message whose fragments are arriving: 0 for none.
         self._opcode = 0
-        self._message = bytearray()
+        self._compressed = False
+        # Whether the parser collects it.
+        self._collecting = False
+        self._message = _NOTHING
         self._checked = 0
 
     # What the peer sends.
@@ -124,15 +151,25 @@ class Connection:
         """Take bytes from the peer.
 
         A fault in them fails the connection (:rfc:`6455` section 7.1.7): the
-        Close frame is among the replies and the state says so.
+        Close frame is among the replies and the state says so. After messages
+        that are still to be taken, :attr:`faulty` says so instead.
 
         :param data: bytes as they were read.
         :returns: the messages that these bytes complete, ``str`` for text and
             ``bytes`` for binary.
         """
         messages: list[str | bytes] = []
+        self.receive_into(data, messages)
+        return messages
+
+    def receive_into(self, data: bytes, messages: list[str | bytes]) -> None:
+        """Do as :meth:`receive_data`, and add the messages to those that are there.
+
+        :param data: bytes as they were read.
+        :param messages: where to.
+        """
         if self.state == _CLOSED or self._failed:
-            return messages
+            return
         parser = self._parser
         try:
             parser.feed(data)
@@ -148,6 +185,7 @@ class Connection:
                     if self._max_size and frame.length > self._max_size:
                         raise self._too_big()
                     if self.state == _OPEN:
+                        self.messages_received += 1
                         if frame.opcode == _TEXT:
                             messages.append(frame.payload.decode())
                         else:
@@ -155,16 +193,16 @@ class Connection:
                 else:
                     self._part(frame, messages)
         except ProtocolError as error:
-            self._fail(error.code, error.reason)
+            self._fail(error, messages)
         except UnicodeDecodeError as error:
-            self._fail(1007, f"text is not UTF-8: {error.reason}")
-        return messages
+            self._fail(ProtocolError(1007, f"text is not UTF-8: {error.reason}"), messages)
 
     def receive_eof(self) -> None:
         """Take note that the peer, or the network, ended the connection."""
         if self.state == OPEN:
             self.close_code = 1006
         self.state = CLOSED
+        self.faulty = False
 
     def _is_whole(self, frame: Frame) -> bool:
         """The common case: a message in one frame in one read."""
@@ -174,6 +212,7 @@ class Connection:
             and frame.fin
             and frame.opcode != _CONTINUATION
             and not self._opcode
+            and not frame.rsv
         )
 
     def _part(self, frame: Frame, messages: list[str | bytes]) -> None:
@@ -181,25 +220,58 @@ class Connection:
             if frame.opcode == _CONTINUATION:
                 if not self._opcode:
                     raise ProtocolError(1002, "continuation frame without a message to continue")
+                if frame.rsv:
+                    raise ProtocolError(1002, "RSV1 is set in a continuation frame")
             elif self._opcode:
                 raise ProtocolError(1002, "new message before the end of the previous one")
             else:
                 self._opcode = frame.opcode
+                self._compressed = frame.rsv != 0
                 self._message = bytearray()
                 self._checked = 0
-            if self._max_size and frame.length > self._max_size - len(self._message):
+            if (
+                self._max_size
+                and not self._compressed
+                and frame.length > self._max_size - len(self._message)
+            ):
                 raise self._too_big()
+            if self._can_be_collected(frame):
+                self._parser.collect()
+                self._collecting = True
+                return
         ended = frame.fin and frame.last
-        if self.state == _OPEN:
-            self._message += frame.payload
+        if self._collecting:
+            self._collecting = False
+            if self.state == _OPEN:
+                self.messages_received += 1
+                messages.append(frame.payload)
+        elif self.state == _OPEN:
+            if self._deflate is not None and self._compressed:
+                self._deflate.inflate(frame.payload, ended, self._message, self._max_size)
+                if self._max_size and len(self._message) > self._max_size:
+                    raise self._too_big()
+            else:
+                self._message += frame.payload
             if self._opcode == _TEXT:
                 self._check_text(ended)
             if ended:
                 message = self._message
+                self.messages_received += 1
                 messages.append(message.decode() if self._opcode == _TEXT else bytes(message))
         if ended:
             self._opcode = 0
-            self._message = bytearray()
+            self._message = _NOTHING
+
+    def _can_be_collected(self, frame: Frame) -> bool:
+        """Whether a large message can be put together where it stays, without copying it."""
+        return (
+            _LARGE <= frame.length <= _LARGEST
+            and not frame.last
+            and frame.opcode == _BINARY
+            and frame.fin
+            and not self._compressed
+            and self.state == _OPEN
+        )
 
     def _check_text(self, ended: bool) -> None:
         """Look at the text since its last whole character, section 8.1."""
@@ -212,6 +284,10 @@ class Connection:
             raise ProtocolError(1007, "text is not UTF-8: surrogate")
 
     def _control(self, frame: Frame) -> None:
+        if frame.rsv:
+            # RFC 7692 section 6.1.
+            in_close = frame.opcode == CLOSE
+            raise ProtocolError(1002, "RSV1 is set in a control frame", in_close)
         if frame.opcode == PING:
             # After our own Close frame too: only messages end with it (section 5.5.2).
             if self.state != CLOSED:
@@ -224,12 +300,17 @@ class Connection:
     def _close_frame(self, payload: bytes) -> None:
         code, reason = 1005, ""
         if len(payload) == 1:
-            raise ProtocolError(1002, "Close frame with half a close code")
+            raise ProtocolError(1002, "Close frame with half a close code", True)
         if payload:
             code = int.from_bytes(payload[:2], "big")
             if not valid_close_code(code):
-                raise ProtocolError(1002, f"close code {code} is not allowed in a Close frame")
-            reason = payload[2:].decode()
+                fault = f"close code {code} is not allowed in a Close frame"
+                raise ProtocolError(1002, fault, True)
+            try:
+                reason = payload[2:].decode()
+            except UnicodeDecodeError as error:
+                fault = f"close reason is not UTF-8: {error.reason}"
+                raise ProtocolError(1007, fault, True) from None
         if self.state == OPEN:
             self.close_code = code
             self.close_reason = reason
@@ -240,19 +321,21 @@ class Connection:
     def _too_big(self) -> ProtocolError:
         return ProtocolError(1009, f"message is larger than {self._max_size} bytes")
 
-    def _fail(self, code: int, reason: str) -> None:
+    def _fail(self, fault: ProtocolError, messages: list[str | bytes]) -> None:
         self._failed = True
-        self._message = bytearray()
-        if self.state == OPEN:
-            self.state = CLOSING
-            self.close_code = code
-            self.close_reason = reason
-            self._reply(serialize(CLOSE, close_payload(code, reason)))
-        else:
+        self._message = _NOTHING
+        if self.state != OPEN:
             # Our Close frame has gone out; there is nothing more to say.
             self.state = CLOSED
+            return
+        self._fault = fault
+        self.faulty = True
+        if not messages:
+            self._reply(self.close())
 
     def _reply(self, frame: bytes) -> None:
+        if self._replies is None:
+            self._replies = []
         self._replies.append(frame)
         self.has_replies = True
 
@@ -261,19 +344,51 @@ class Connection:
     def take_replies(self) -> bytes:
         """Give what the protocol has to answer: Pongs, and a Close frame at the end."""
         self.has_replies = False
-        replies, self._replies = self._replies, []
-        return b"".join(replies)
+        replies, self._replies = self._replies, None
+        return b"".join(replies or ())
 
     def send_text(self, message: str) -> bytes:
         """Frame a text message. The state must be ``OPEN``.
 
         :raises UnicodeEncodeError: for a lone surrogate, which UTF-8 can not say.
         """
-        return serialize(_TEXT, str.encode(message))
+        frame = text_frame(message)
+        self.messages_sent += 1
+        return frame
+
+    def send_utf8(self, message: bytes) -> bytes:
+        """Frame a text message that is UTF-8 already. The state must be ``OPEN``.
+
+        :raises UnicodeDecodeError: if it is not.
+        """
+        message.decode()
+        self.messages_sent += 1
+        return serialize(_TEXT, message)
 
     def send_binary(self, message: bytes) -> bytes:
         """Frame a binary message. The state must be ``OPEN``."""
+        self.messages_sent += 1
         return serialize(_BINARY, message)
+
+    def send_buffer(self, message: bytearray | memoryview) -> bytes:
+        """Do as :meth:`send_binary`, and copy what may change only once."""
+        self.messages_sent += 1
+        view = memoryview(message)
+        if not view.c_contiguous:
+            view = memoryview(view.tobytes())
+        return b"".join((header(_BINARY, view.nbytes), view))
+
+    def compress(self, frame: bytes) -> bytes:
+        """Compress what is about to be sent, :rfc:`7692` section 7.2.1.
+
+        To be called for each message in the order in which they go out: what
+        it makes refers to what went before.
+
+        :param frame: of a message; control frames are given back as they are.
+        """
+        if self._deflate is None or frame[0] & 0x08:
+            return frame
+        return self._deflate.deflate(frame)
 
     def ping(self, payload: bytes = b"") -> bytes:
         """Frame a Ping, :rfc:`6455` section 5.5.2.
@@ -288,13 +403,19 @@ class Connection:
 
         :param code: why, section 7.4.
         :param reason: the same for people, at most 123 bytes of UTF-8.
-        :returns: the Close frame; nothing if the connection is ending already.
+        :returns: the Close frame; nothing if the connection is ending already. Where
+            the peer broke the protocol it says that.
         :raises ValueError: for a code or a reason that no Close frame can hold.
         """
         payload = close_payload(code, reason)
         if self.state != OPEN:
             return b""
-        self.state = CLOSING
-        self.close_code = code
+        fault = self._fault
+        if fault is not None:
+            self.faulty = False
+            payload = close_payload(fault.code, fault.reason)
+        # A broken Close frame is the peer's last as well, and not to be waited for.
+        self.state = CLOSED if fault is not None and fault.in_close else CLOSING
+        self.close_code = int.from_bytes(payload[:2], "big")
         self.close_reason = payload[2:].decode()
         return serialize(CLOSE, payload)

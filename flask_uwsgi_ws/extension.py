@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from flask import Flask
 from werkzeug.debug import DebuggedApplication
 
-from . import runner
+from . import runner, signals
 from .backends.threads import WebSocketMiddleware
+from .clients import Clients
+from .limits import mercy_warning
+from .loops import prepare_engine
 from .middleware import BaseMiddleware
 from .servers import uwsgi_module, uwsgi_options
 from .settings import Settings, unknown_names
+from .statistics import Statistics
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -48,6 +52,9 @@ class WebSocket:
     def __init__(self, app: Flask | None = None, **options: Any) -> None:
         Settings.load({}, options, {})
         self._options = options
+        #: The clients of this worker; iterable from any thread.
+        self.clients = Clients()
+        self._statistics: Statistics | None = None
         self._rules: list[tuple[str, str | None, Callable[..., Any] | None, dict[str, Any]]] = []
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
         if app is not None:
@@ -68,6 +75,7 @@ class WebSocket:
                 "this app has a WebSocket extension already; use that one, "
                 f"app.extensions[{EXTENSION!r}].websocket"
             )
+        self.prepare(app)
         # What is set already is checked now; the rest when it is first asked for.
         Settings.load(app.config, self._options, uwsgi_options())
         app.extensions[EXTENSION] = _AppState(self)
@@ -78,6 +86,38 @@ class WebSocket:
             self._debug(app)
         app.wsgi_app = self.middleware(app.wsgi_app, self, app)  # type: ignore[method-assign]
         app.run = lambda *args, **options: self.run(app, *args, **options)  # type: ignore[method-assign]
+
+    def prepare(self, app: Flask) -> None:  # noqa: ARG002
+        """Do what the backend has to do early; :meth:`init_app` calls this first.
+
+        :param app: the app.
+        """
+        prepare_engine()
+        if uwsgi_module() is not None:
+            signals.prepare()
+        if "enable-metrics" in uwsgi_options():
+            self.statistics()
+
+    def statistics(self) -> Statistics:
+        """Give what all workers have counted.
+
+        To be called first when the app is loaded.
+        """
+        if self._statistics is None:
+            self._statistics = Statistics(self.clients)
+        return self._statistics
+
+    def connection_opened(self) -> None:
+        """Take note that this worker serves connections."""
+        if self._statistics is not None:
+            self._statistics.start()
+
+    def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
+        """Give uWSGI options that this backend needs and ``app.run`` was not given.
+
+        :param options: those that it was given.
+        """
+        return {}
 
     def settings(self, app: Flask) -> Settings:
         """Give an app's options, which are read once, when they are first asked for.
@@ -90,6 +130,9 @@ class WebSocket:
             state.settings = Settings.load(app.config, self._options, uwsgi_options())
             for name in unknown_names(app.config):
                 app.logger.warning("there is no option %s", name)
+            warning = mercy_warning(state.settings)
+            if warning:
+                app.logger.warning(warning)
         return state.settings
 
     def route(self, rule: str, **options: Any) -> Callable[[Handler], Handler]:
@@ -160,6 +203,7 @@ class WebSocket:
             not be started.
         """
         if uwsgi_module() is None:
+            options = {**options, **self.uwsgi_defaults(options)}
             runner.run(app, debug, host, port, uwsgi_binary, options)
 
     @staticmethod

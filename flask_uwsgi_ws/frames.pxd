@@ -1,8 +1,10 @@
 # C types for frames.py. Every name here stands there, where its meaning is.
 cimport cython
 
-cdef bint _compiled
+from flask_uwsgi_ws.masking cimport Payload, unmask
+
 cdef int _OPCODES
+cdef Py_ssize_t _LARGE
 cdef list _SHORT_TEXT
 
 
@@ -17,15 +19,6 @@ cdef class Frame:
     cdef readonly bint last
 
 
-@cython.locals(
-    size=Py_ssize_t, i=Py_ssize_t, shift=Py_ssize_t,
-    source="const unsigned char *", key="const unsigned char *",
-    out="unsigned char *", part=bytes,
-    m0="unsigned char", m1="unsigned char", m2="unsigned char", m3="unsigned char",
-)
-cpdef bytes unmask(bytes data, Py_ssize_t start, Py_ssize_t end, bytes mask, Py_ssize_t offset)
-
-
 cdef class FrameParser:
     cdef int _reserved
     cdef bytes _data
@@ -34,8 +27,11 @@ cdef class FrameParser:
     cdef Py_ssize_t _received
     cdef int _first_byte
     cdef Py_ssize_t _length
-    cdef bytes _mask
+    cdef unsigned int _mask
 
+    cdef Payload _payload
+
+    cpdef collect(self)
     cpdef feed(self, bytes data)
 
     @cython.locals(
@@ -44,8 +40,13 @@ cdef class FrameParser:
     )
     cpdef Frame next_frame(self)
 
-    @cython.locals(count=Py_ssize_t, end=Py_ssize_t, frame=Frame)
+    @cython.locals(count=Py_ssize_t, payload=bytes)
     cdef Frame _piece(self, Py_ssize_t pos, Py_ssize_t size, bint first)
+    @cython.locals(count=Py_ssize_t, payload=Payload)
+    cdef Frame _collected(self, Py_ssize_t pos, Py_ssize_t size)
+    cdef _taken(self, Py_ssize_t end, Py_ssize_t count)
+    @cython.locals(frame=Frame)
+    cdef Frame _frame(self, Py_ssize_t end, Py_ssize_t count, bytes payload, bint first)
 
 
 @cython.locals(size=Py_ssize_t, first_byte=int)

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from .masking import Payload, unmask
+
 #: Whether this module was compiled by Cython (and so the fast one).
 COMPILED: Final = not __file__.endswith((".py", ".pyc"))
-_compiled = COMPILED
 
 CONTINUATION: Final = 0x0
 TEXT: Final = 0x1
@@ -26,6 +27,11 @@ BINARY: Final = 0x2
 CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
+
+#: Bytes of payload from which on a frame that is not all here begins with a piece of no bytes,
+#: and can be collected.
+LARGE: Final = 65536
+_LARGE = LARGE
 
 # One bit for each opcode that section 5.2 defines.
 _OPCODES = 0b0000_0111_0000_0111
@@ -36,12 +42,14 @@ class ProtocolError(Exception):
 
     :param code: the close code to send, :rfc:`6455` section 7.4.1.
     :param reason: what was wrong, at most 123 bytes.
+    :param in_close: whether it was a Close frame, after which the peer says nothing more.
     """
 
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(self, code: int, reason: str, in_close: bool = False) -> None:
         super().__init__(f"{code} {reason}")
         self.code = code
         self.reason = reason
+        self.in_close = in_close
 
 
 class Frame:
@@ -72,51 +80,6 @@ class Frame:
         return f"<Frame opcode {self.opcode}{end} {size} bytes{part}>"
 
 
-def unmask(data: bytes, start: int, end: int, mask: bytes, offset: int) -> bytes:
-    """Apply the masking key to a part of *data*, :rfc:`6455` section 5.3.
-
-    :param data: the bytes as they arrived.
-    :param start: where the part begins.
-    :param end: where it ends, exclusive.
-    :param mask: the masking key, 4 bytes.
-    :param offset: how many bytes of the frame's payload came before the part.
-    """
-    size = end - start
-    if start < 0 or size < 0 or end > len(data) or offset < 0 or len(mask) != 4:
-        raise ValueError("that part is not in the data, or the key is not 4 bytes")
-    if size == 0:
-        return b""
-    if _compiled and size > 1:
-        # A fresh copy that nobody else holds yet, changed in place. (Python
-        # shares its one-byte strings, so those go the other way.)
-        source: Any = data
-        part: bytes = source[start:end]
-        out: Any = part
-        key: Any = mask
-        m0 = key[offset & 3]
-        m1 = key[(offset + 1) & 3]
-        m2 = key[(offset + 2) & 3]
-        m3 = key[(offset + 3) & 3]
-        i = 0
-        # Four at a time is what the C compiler turns into vector code.
-        while i + 4 <= size:
-            out[i] ^= m0
-            out[i + 1] ^= m1
-            out[i + 2] ^= m2
-            out[i + 3] ^= m3
-            i += 4
-        while i < size:
-            out[i] ^= key[(offset + i) & 3]
-            i += 1
-        return part
-    # One exclusive-or of two large integers: the fastest way without C.
-    shift = offset & 3
-    whole = (mask[shift:] + mask[:shift]) * (size // 4 + 1)
-    number = int.from_bytes(data[start:end], "little")
-    number ^= int.from_bytes(whole[:size], "little")
-    return number.to_bytes(size, "little")
-
-
 class FrameParser:
     """Turns the bytes that a client sends into frames.
 
@@ -131,7 +94,18 @@ class FrameParser:
         self._received = 0
         self._first_byte = 0
         self._length = 0
-        self._mask = b""
+        self._mask = 0
+        # The frame's, when it is to be handed on whole.
+        self._payload: Payload | None = None
+
+    def collect(self) -> None:
+        """Hand on whole the large frame whose first piece, without payload, was given just now.
+
+        :raises ValueError: if it was no such piece.
+        """
+        if self._received or self._remaining < _LARGE:
+            raise ValueError("this frame is not at the beginning of a large payload")
+        self._payload = Payload(self._remaining)
 
     def feed(self, data: bytes) -> None:
         """Take bytes in; :meth:`next_frame` gives the frames that they make.
@@ -156,6 +130,8 @@ class FrameParser:
         if self._remaining:
             if pos == size:
                 return None
+            if self._payload is not None:
+                return self._collected(pos, size)
             return self._piece(pos, size, False)
         available = size - pos
         if available == 0:
@@ -165,7 +141,8 @@ class FrameParser:
         if first_byte & self._reserved or not _OPCODES >> (first_byte & 0x0F) & 1:
             raise ProtocolError(1002, _wrong_first_byte(first_byte, self._reserved))
         if first_byte & 0x88 == 0x08:
-            raise ProtocolError(1002, "control frame is fragmented")
+            in_close = first_byte & 0x0F == CLOSE
+            raise ProtocolError(1002, "control frame is fragmented", in_close)
         if available == 1:
             return None
         if not data[pos + 1] & 0x80:
@@ -174,7 +151,8 @@ class FrameParser:
         header = 6
         if first_byte & 0x08:
             if length > 125:
-                raise ProtocolError(1002, "control frame is longer than 125 bytes")
+                in_close = first_byte & 0x0F == CLOSE
+                raise ProtocolError(1002, "control frame is longer than 125 bytes", in_close)
             # These are handed on whole.
             if available < 6 + length:
                 return None
@@ -193,16 +171,48 @@ class FrameParser:
                 raise ProtocolError(1002, "payload length is not minimal")
         if available < header:
             return None
-        self._mask = data[pos + header - 4 : pos + header]
+        self._mask = (
+            data[pos + header - 4]
+            | data[pos + header - 3] << 8
+            | data[pos + header - 2] << 16
+            | data[pos + header - 1] << 24
+        )
         self._first_byte = first_byte
         self._length = length
         self._remaining = length
         self._received = 0
-        return self._piece(pos + header, size, True)
+        pos += header
+        if length >= _LARGE and size - pos < length:
+            # The header alone, for whoever wants to collect the rest.
+            size = pos
+        return self._piece(pos, size, True)
 
     def _piece(self, pos: int, size: int, first: bool) -> Frame:
         count = min(size - pos, self._remaining)
-        end = pos + count
+        payload = unmask(self._data, pos, pos + count, self._mask, self._received)
+        return self._frame(pos + count, count, payload, first)
+
+    def _collected(self, pos: int, size: int) -> Frame | None:
+        payload = self._payload
+        if payload is None:
+            return None
+        count = min(size - pos, self._remaining)
+        payload.add(self._data, pos, pos + count, self._mask)
+        if count < self._remaining:
+            self._taken(pos + count, count)
+            return None
+        self._payload = None
+        return self._frame(pos + count, count, payload.take(), False)
+
+    def _taken(self, end: int, count: int) -> None:
+        self._received += count
+        self._remaining -= count
+        self._pos = end
+        if end == len(self._data):
+            self._data = b""
+            self._pos = 0
+
+    def _frame(self, end: int, count: int, payload: bytes, first: bool) -> Frame:
         # Without a call of the class: an argument tuple would cost more than
         # all the rest.
         frame = Frame.__new__(Frame)
@@ -210,15 +220,10 @@ class FrameParser:
         frame.fin = self._first_byte & 0x80 != 0
         frame.rsv = self._first_byte & 0x70
         frame.length = self._length
-        frame.payload = unmask(self._data, pos, end, self._mask, self._received)
-        self._received += count
-        self._remaining -= count
+        frame.payload = payload
+        self._taken(end, count)
         frame.first = first
         frame.last = self._remaining == 0
-        self._pos = end
-        if end == size:
-            self._data = b""
-            self._pos = 0
         return frame
 
 

@@ -15,9 +15,11 @@ from typing import Any
 
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeader, InvalidOrigin
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
+from .compression import Deflate, deflate_factory
 from .settings import Settings
 
 _HEADERS = (
@@ -39,6 +41,7 @@ class Answer:
     :param headers: all the headers of the response.
     :param body: what is wrong, for people; empty when accepted.
     :param subprotocol: the chosen one (:rfc:`6455` section 1.9).
+    :param deflate: the compression agreed on (:rfc:`7692`).
     :param log: a line for the server's log, for what its operator can mend.
     """
 
@@ -46,6 +49,7 @@ class Answer:
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytes = b""
     subprotocol: str | None = None
+    deflate: Deflate | None = None
     log: str | None = None
 
     @property
@@ -73,7 +77,7 @@ def negotiate(environ: Mapping[str, Any], settings: Settings) -> Answer:
     """Check an opening handshake, :rfc:`6455` section 4.2, and answer it.
 
     :param environ: the WSGI environ.
-    :param settings: origins and subprotocols.
+    :param settings: origins, subprotocols and compression.
     """
     method = environ["REQUEST_METHOD"]
     if method != "GET":
@@ -95,15 +99,23 @@ def negotiate(environ: Mapping[str, Any], settings: Settings) -> Answer:
         if any(character in value for character in "\r\n\0"):
             return refusal(HTTPStatus.BAD_REQUEST, f"the {name} header is broken")
         headers[name] = value
+    factory = deflate_factory(settings.compression)
     protocol = ServerProtocol(
         origins=allowed_origins(environ, settings),  # type: ignore[arg-type]
+        extensions=None if factory is None else [factory],
         subprotocols=settings.subprotocols,  # type: ignore[arg-type]
         select_subprotocol=_select_subprotocol,  # type: ignore[arg-type]
     )
     response = protocol.accept(Request(environ.get("PATH_INFO", "/"), headers))
     status = HTTPStatus(response.status_code)
     if status == HTTPStatus.SWITCHING_PROTOCOLS:
-        return Answer(status, list(response.headers.raw_items()), subprotocol=protocol.subprotocol)
+        agreed = [one for one in protocol.extensions if isinstance(one, PerMessageDeflate)]
+        return Answer(
+            status,
+            list(response.headers.raw_items()),
+            subprotocol=protocol.subprotocol,
+            deflate=Deflate(agreed[0]) if agreed else None,
+        )
     error = protocol.handshake_exc
     if status == HTTPStatus.UPGRADE_REQUIRED:
         return refusal(

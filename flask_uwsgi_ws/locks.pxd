@@ -8,3 +8,7 @@ cdef class Lock:
     cpdef bint acquire(self, bint blocking=*, double timeout=*)
     cpdef release(self)
     cpdef bint locked(self)
+
+
+cpdef unsigned long thread_ident() noexcept
+cpdef pause(double seconds)

@@ -7,11 +7,14 @@ compiled code these take next to nothing.
 
 from cpython.pythread cimport (
     NOWAIT_LOCK,
+    PyThread_get_thread_ident,
     PyThread_acquire_lock,
     PyThread_allocate_lock,
     PyThread_free_lock,
     PyThread_release_lock,
 )
+
+from posix.unistd cimport usleep
 
 cdef extern from "pythread.h" nogil:
     int PyThread_acquire_lock_timed(PyThread_type_lock, long long microseconds, int intr)
@@ -59,3 +62,15 @@ cdef class Lock:
 
     def __exit__(self, *error):
         self.release()
+
+
+cpdef unsigned long thread_ident() noexcept:
+    """The number of this thread, the same for all its greenlets."""
+    return PyThread_get_thread_ident()
+
+
+cpdef pause(double seconds):
+    """Let this thread wait, less than a second."""
+    cdef unsigned int microseconds = <unsigned int>(seconds * 1e6)
+    with nogil:
+        usleep(microseconds)

@@ -18,6 +18,8 @@ from typing import Any, NoReturn
 
 from flask import Flask
 
+from .statistics import METRIC_OPTIONS
+
 #: Environment variable that turns the debugger on inside uWSGI.
 DEBUG = "FLASK_UWSGI_DEBUG"
 #: Environment variable that names the uWSGI to run.
@@ -48,6 +50,11 @@ _DEFAULTS: Mapping[str, Any] = {
     # An app that can not be imported is an error, not an empty server.
     "need-app": True,
 }
+
+_PLUGINS = ("plugins-dir", "plugin-dir", "need-plugin", "need-plugins", "plugin", "plugins")
+
+# With a bare flag in their place uWSGI would take the next option for the number.
+_NEEDS_NUMBER = ("gevent", "asyncio", "async", "threads", "processes", "workers")
 
 
 class RunError(Exception):
@@ -122,11 +129,18 @@ def build_command(
         merged["py-autoreload"] = 1
     if sys.prefix != sys.base_prefix and not {"virtualenv", "venv", "home"} & wanted.keys():
         merged["virtualenv"] = sys.prefix
+    if wanted.get("enable-metrics"):
+        wanted["metric"] = [*METRIC_OPTIONS, *_as_list(wanted.get("metric"))]
     environment = merged.get("env", []) + _as_list(wanted.pop("env", None))
     merged.update(wanted)
     if environment:
         merged["env"] = environment
-    arguments = list(_arguments({**merged, **locate(app)}))
+    # A plugin comes before the options that it brings.
+    plugins = {name: merged[name] for name in _PLUGINS if name in merged}
+    arguments = list(_arguments({**plugins, **merged, **locate(app)}))
+    for name in _NEEDS_NUMBER:
+        if merged.get(name) is True:
+            raise RunError(f"{name} needs a number, for example {name.replace('-', '_')}=4")
     _check_names(binary, merged)
     _check_addresses(merged)
     return [binary, *arguments]
@@ -235,8 +249,14 @@ def _check_names(binary: str, options: Mapping[str, Any]) -> None:
 
 
 def _hint(binary: str, name: str, known: set[str]) -> str:
-    if name in {"https", "gevent", "asyncio", "greenlet"}:
-        return f"it was built without {'SSL' if name == 'https' else name}; install one that has it"
+    if name in {"asyncio", "greenlet"}:
+        return (
+            "it was built without the asyncio loop; leave asyncio and greenlet out, and "
+            "AsyncioWebSocket has a loop of its own"
+        )
+    if name in {"https", "gevent"}:
+        lacking = "SSL" if name == "https" else name
+        return f"it was built without {lacking}; pip's has it: pip install uwsgi"
     close = get_close_matches(name, known, 1)
     if close:
         return f"did you mean {close[0]!r}?"

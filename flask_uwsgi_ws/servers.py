@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from types import ModuleType
 from typing import Any
 
 from .handshake import Answer, refusal
+from .unpatched import unpatched
 
 
 def uwsgi_module() -> ModuleType | None:
@@ -33,6 +35,28 @@ def uwsgi_options() -> Mapping[str, Any]:
     return {
         key.decode() if isinstance(key, bytes) else key: value for key, value in uwsgi.opt.items()
     }
+
+
+def has_master() -> bool:
+    """Tell whether a master process starts a worker anew that has ended (``--master``)."""
+    uwsgi: Any = uwsgi_module()
+    return uwsgi is not None and uwsgi.masterpid() != 0
+
+
+def loop_engine() -> str:
+    """Name the event loop that uWSGI runs (``--gevent``, ``--asyncio``); empty for none."""
+    engine = getattr(uwsgi_module(), "loop", None) or ""
+    return engine.decode() if isinstance(engine, bytes) else engine
+
+
+def plain_socket(fd: int) -> socket.socket:
+    """Make a socket of a descriptor, not gevent's where that has replaced them.
+
+    Ours is read and written by a backend alone; gevent's would have two
+    watchers that nobody uses.
+    """
+    sock: socket.socket = unpatched(socket, "socket")(fileno=fd)
+    return sock
 
 
 def threads_run() -> bool:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
+from .compression import deflate_factory
+
 PREFIX = "UWSGI_WEBSOCKET_"
 
 # Seconds, eleven days: what every system call takes.
@@ -37,14 +39,24 @@ class Settings:
     ping_timeout: float | None = 20.0
     #: Seconds that the closing handshake may take.
     close_timeout: float = 5.0
+    #: Seconds over which the connections of a worker that ends are closed, so that its clients
+    #: do not all come back at once.
+    close_window: float = 0.5
     #: Seconds that ``send`` waits for a client that takes no more bytes.
     send_timeout: float = 10.0
     #: Messages received and not yet taken, beyond which reading stops.
     max_queue: int = 1000
+    #: Bytes that may wait to be sent to a client before ``send`` waits for it.
+    write_limit: int = 65536
+    #: Whether messages are compressed for clients that can (:rfc:`7692`): ``True``, or a dict
+    #: of parameters (:data:`.compression.PARAMETERS`).
+    compression: bool | Mapping[str, Any] = False
     #: Origins whose pages may connect: ``None`` for the site itself only,
     #: ``"*"`` for all, or a list of origins such as ``"https://example.com"``,
     #: in which ``*`` stands for a part of a host, and of compiled patterns.
     origins: str | tuple[str | re.Pattern[str], ...] | None = None
+    #: Whether ``GeventWebSocket`` patches what gevent calls aggressive.
+    aggressive_patch: bool = True
     #: Subprotocols that the application speaks, the preferred first.
     subprotocols: tuple[str, ...] = ()
 
@@ -54,13 +66,15 @@ class Settings:
             ("ping_interval", 0.05, True),
             ("ping_timeout", 0.05, True),
             ("close_timeout", 0, False),
+            ("close_window", 0, False),
             ("send_timeout", 0.05, False),
             ("max_queue", 1, False),
+            ("write_limit", 1, False),
         ):
             value = getattr(self, name)
             if value is None and none_allowed:
                 continue
-            whole = name in {"max_size", "max_queue"}
+            whole = name in {"max_size", "max_queue", "write_limit"}
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 kind = "a whole number" if whole else "a number of seconds"
                 raise ValueError(_wrong(name, value, kind + (" or None" if none_allowed else "")))
@@ -68,6 +82,10 @@ class Settings:
                 raise ValueError(_wrong(name, value, f"{least} or more"))
             if not whole and value > LONGEST:
                 raise ValueError(_wrong(name, value, f"{LONGEST} seconds at most"))
+        try:
+            deflate_factory(self.compression)
+        except ValueError as error:
+            raise ValueError(f"{_named('compression', self.compression)}: {error}") from None
         object.__setattr__(self, "subprotocols", _strings("subprotocols", self.subprotocols))
         if self.origins is not None and self.origins != "*":
             object.__setattr__(self, "origins", _strings("origins", self.origins))
@@ -138,7 +156,11 @@ def _strings(name: str, value: Any) -> tuple[Any, ...]:
 
 
 def _wrong(name: str, value: object, wanted: str) -> str:
-    return f"{PREFIX}{name.upper()} ({name}) is {value!r}: give it {wanted}"
+    return f"{_named(name, value)}: give it {wanted}"
+
+
+def _named(name: str, value: object) -> str:
+    return f"{PREFIX}{name.upper()} ({name}) is {value!r}"
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

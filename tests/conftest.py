@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Generator, Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
+import hypothesis
 import pytest
+from endings import Reloading, serve_all_modes
+from modes import BACKENDS, MODES, SHAREDAREA, Mode
+from playwright.sync_api import Browser, sync_playwright
 from uwsgi_server import Server
 
 import flask_uwsgi_ws.frames
+
+# Before the modules of the tests make settings of their own, which inherit from the profile.
+if "CI" in os.environ:
+    hypothesis.settings.register_profile("ci", derandomize=True, print_blob=True)
+    hypothesis.settings.load_profile("ci")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "smoke: what has to hold on every version of Python")
 
 
 def pytest_sessionstart() -> None:
@@ -24,24 +42,136 @@ def pytest_report_header() -> str:
     return f"frames: {form}, {flask_uwsgi_ws.frames.__file__}"
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of uWSGI's log with a test that failed."""
+    report = yield
+    if report.failed:
+        servers = (each for each in item.funcargs.values() if isinstance(each, Server))
+        report.sections.extend(("uWSGI's log", server.log[-4000:]) for server in servers)
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _every_server_stops() -> Iterator[None]:
+    yield
+    Server.wait_for_the_stopped()
+
+
 CELLS = {
-    "http-socket": Server("behaviour", "--enable-threads", "--sharedarea", "1"),
-    "http": Server("behaviour", "--enable-threads", "--sharedarea", "1", router=True),
-    "pyuwsgi-http-socket": Server("behaviour", "--sharedarea", "1", kind="pyuwsgi"),
-    "pyuwsgi-http": Server("behaviour", "--sharedarea", "1", kind="pyuwsgi", router=True),
-    "threads": Server("behaviour", "--threads", "2", "--sharedarea", "1"),
+    f"{name}-{front}": partial(mode.serve, *SHAREDAREA, router=front == "http")
+    for name, mode in MODES.items()
+    for front in ("http-socket", "http")
+}
+# The wheel, which has no SSL: there the handshake is answered by ourselves.
+for name, front in (
+    ("threads", "http-socket"),
+    ("threads", "http"),
+    ("gevent", "http"),
+    ("asyncio-thread", "http-socket"),
+):
+    CELLS[f"pyuwsgi-{name}-{front}"] = partial(
+        MODES[name].serve, *SHAREDAREA, kind="pyuwsgi", router=front == "http"
+    )
+
+PAIRS = {
+    f"{name}-{front}": partial(mode.serve, "--processes", "2", router=front == "http")
+    for name, mode in MODES.items()
+    for front in ("http-socket", "http")
 }
 
 
-@pytest.fixture(params=CELLS, scope="session")
+SMOKE = [f"{name}-http-socket" for name in BACKENDS]
+
+
+def cells(names: Iterable[str], smoke: Collection[str]) -> list[Any]:
+    """Mark what is enough for another version of Python."""
+    return [pytest.param(each, marks=[pytest.mark.smoke] * (each in smoke)) for each in names]
+
+
+@pytest.fixture(params=cells(CELLS, SMOKE), scope="session")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """The app of the behavioural suite, on each way to run it."""
-    with CELLS[request.param] as running:
+    with CELLS[request.param]() as running:
+        yield running
+
+
+@pytest.fixture(params=cells(PAIRS, SMOKE), scope="session")
+def pair(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """The same app in two worker processes."""
+    with PAIRS[request.param]() as running:
+        yield running
+
+
+@pytest.fixture(params=BACKENDS, scope="session")
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """Each backend on one way to run it, for what does not depend on that."""
+    return MODES[request.param]
+
+
+@pytest.fixture(scope="session")
+def plain(mode: Mode) -> Iterator[Server]:
+    """The same app, for each backend."""
+    with mode.serve(*SHAREDAREA) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def plain() -> Iterator[Server]:
-    """The same app on one way, for what does not depend on it."""
-    with Server("behaviour", "--enable-threads", "--sharedarea", "1") as running:
+def limited(mode: Mode) -> Iterator[Server]:
+    """The same app with little patience and room."""
+    env = {"SEND_TIMEOUT": "0.5", "MAX_QUEUE": "16", "MAX_SIZE": "100000"}
+    with mode.serve(env=env) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def pinging(mode: Mode) -> Iterator[Server]:
+    """The same app with Pings after a short silence."""
+    with mode.serve(env={"PING_INTERVAL": "0.3", "PING_TIMEOUT": "0.6"}) as running:
+        yield running
+
+
+TOUCHES = ("reload", "workers-reload", "chain-reload")
+
+
+@pytest.fixture(scope="session")
+def reloading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Reloading]]:
+    """A server in each mode that can be told to reload in all ways."""
+    folders = {mode: tmp_path_factory.mktemp(mode) for mode in MODES}
+
+    def options(mode: str) -> tuple[str, ...]:
+        files = {name: folders[mode] / name for name in TOUCHES}
+        for path in files.values():
+            path.touch()
+        touches = [(f"--touch-{name}", str(path)) for name, path in files.items()]
+        return ("--harakiri", "2", *itertools.chain(*touches))
+
+    with ExitStack() as stack:
+        servers = serve_all_modes(stack, options, WRITE_LIMIT="10000000")
+        yield {mode: Reloading(server, folders[mode]) for mode, server in servers.items()}
+
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-software-rasterizer",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; not for the whole session, since it has an event loop in the tests' thread."""
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if path is None or shutil.which(path) is None:
+        pytest.fail("no Chromium found: apt-get install chromium, or set CHROMIUM to its path")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        browser.close()

@@ -75,6 +75,10 @@ class RawClient:
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
+    def skip(self, count: int) -> None:
+        """Read bytes that are no frames."""
+        self._exactly(count)
+
     def receive(self) -> tuple[int, bytes]:
         """Read one frame: its first byte and its payload."""
         head = self._exactly(2)

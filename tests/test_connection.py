@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from array import array
 from typing import Any
 
 import pytest
@@ -16,7 +18,7 @@ from flask_uwsgi_ws.connection import (
     close_payload,
     valid_close_code,
 )
-from flask_uwsgi_ws.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT
+from flask_uwsgi_ws.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, serialize
 
 CONTROL = [CLOSE, PING, PONG]
 
@@ -68,9 +70,12 @@ def receive_byte_by_byte(connection: Connection, data: bytes) -> list[str | byte
     return messages
 
 
-def assert_failed(connection: Connection, code: int, after: bytes = b"") -> None:
+def assert_failed(
+    connection: Connection, code: int, after: bytes = b"", state: int = CLOSING
+) -> None:
     """The connection is failed (section 7.1.7), and the Close frame says what the state says."""
-    assert connection.state == CLOSING
+    assert connection.state == state
+    assert not connection.faulty
     assert connection.close_code == code
     assert connection.close_reason
     reason = connection.close_reason.encode()
@@ -78,12 +83,12 @@ def assert_failed(connection: Connection, code: int, after: bytes = b"") -> None
     assert connection.take_replies() == after + reply(CLOSE, code.to_bytes(2, "big") + reason)
 
 
-def assert_fails(data: bytes, code: int, max_size: int = 2**20) -> None:
+def assert_fails(data: bytes, code: int, max_size: int = 2**20, state: int = CLOSING) -> None:
     for byte_wise in (False, True):
         connection = Connection(max_size)
         receive = receive_byte_by_byte if byte_wise else Connection.receive_data
         assert receive(connection, data) == []
-        assert_failed(connection, code)
+        assert_failed(connection, code, state=state)
 
 
 def assert_open(connection: Connection) -> None:
@@ -147,6 +152,43 @@ def test_messages_in_one_read_come_in_order() -> None:
     assert receive_byte_by_byte(Connection(), data) == expected
 
 
+@pytest.mark.parametrize("read", [1000, 65536, 100_000])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_large_messages_in_many_reads(opcode: int, read: int) -> None:
+    payloads = [bytes(range(1, 127)) * (size // 126) for size in (70_000, 65_600, 300_000)]
+    data = wire.frame(PING).join(wire.frame(opcode, payload) for payload in payloads)
+    data += wire.frame(opcode, payloads[0], fin=False) + wire.frame(CONTINUATION, payloads[1])
+    connection = Connection()
+    messages = []
+    for start in range(0, len(data), read):
+        messages += connection.receive_data(data[start : start + read])
+    expected = [*payloads, payloads[0] + payloads[1]]
+    assert messages == ([each.decode() for each in expected] if opcode == TEXT else expected)
+    assert connection.take_replies() == reply(PONG) * 2
+
+
+def test_large_message_that_is_on_its_way_when_we_close_is_dropped() -> None:
+    data = wire.frame(BINARY, bytes(100_000))
+    connection = Connection()
+    assert connection.receive_data(data[:50_000]) == []
+    connection.close()
+    assert connection.receive_data(data[50_000:] + close_frame(1000)) == []
+    assert connection.state == CLOSED
+    assert connection.close_code == 1000
+
+
+@pytest.mark.parametrize("size", [2**24 + 1, 2**62])
+def test_length_that_is_announced_is_not_allocated_without_a_limit(size: int) -> None:
+    connection = Connection(0)
+    tracemalloc.start()
+    try:
+        assert connection.receive_data(wire.header(BINARY, size)) == []
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+    assert_open(connection)
+
+
 def test_fragments_that_are_all_empty_make_an_empty_message() -> None:
     data = (
         wire.frame(TEXT, fin=False) + wire.frame(CONTINUATION, fin=False) + wire.frame(CONTINUATION)
@@ -162,11 +204,35 @@ def test_fragment_split_over_reads_does_not_end_the_message() -> None:
     assert connection.receive_data(wire.frame(CONTINUATION, b"!")) == ["hello!"]
 
 
-def test_message_before_a_fault_in_the_same_read_is_given() -> None:
+@pytest.mark.parametrize(
+    ("fault", "code", "state"),
+    [
+        (wire.frame(TEXT, b"bad", rsv=0x40), 1002, CLOSING),
+        (wire.frame(TEXT, b"\xff"), 1007, CLOSING),
+        (wire.frame(CLOSE, b"\x03"), 1002, CLOSED),
+    ],
+)
+def test_message_before_a_fault_can_be_answered(fault: bytes, code: int, state: int) -> None:
     connection = Connection()
-    data = wire.frame(TEXT, b"good") + wire.frame(TEXT, b"bad", rsv=0x40)
-    assert connection.receive_data(data) == ["good"]
-    assert_failed(connection, 1002)
+    assert connection.receive_data(wire.frame(TEXT, b"good") + fault) == ["good"]
+    assert_open(connection)
+    assert connection.faulty
+    assert connection.receive_data(wire.frame(TEXT, b"late") + wire.frame(PING)) == []
+    assert_open(connection)
+    reason = connection.close(1000, "done")[4:]
+    assert not connection.faulty
+    assert (connection.state, connection.close_code) == (state, code)
+    assert connection.close_reason.encode() == reason
+    assert connection.close() == b""
+
+
+def test_end_of_file_before_a_fault_is_told_of_leaves_nothing_to_tell() -> None:
+    connection = Connection()
+    connection.receive_data(wire.frame(TEXT, b"good") + wire.frame(0x3))
+    connection.receive_eof()
+    assert not connection.faulty
+    assert (connection.state, connection.close_code) == (CLOSED, 1006)
+    assert connection.close() == b""
 
 
 def test_empty_read_changes_nothing() -> None:
@@ -306,13 +372,26 @@ def test_close_without_a_code_is_1005_and_answered_without_one() -> None:
 
 
 def test_close_with_half_a_code_fails_with_1002() -> None:
-    assert_fails(wire.frame(CLOSE, b"\x03"), 1002)
+    assert_fails(wire.frame(CLOSE, b"\x03"), 1002, state=CLOSED)
 
 
 @pytest.mark.parametrize("code", BAD_CODES)
 def test_close_with_a_code_that_may_not_be_sent_fails_with_1002(code: int) -> None:
-    assert_fails(close_frame(code), 1002)
-    assert_fails(close_frame(code, b"reason"), 1002)
+    assert_fails(close_frame(code), 1002, state=CLOSED)
+    assert_fails(close_frame(code, b"reason"), 1002, state=CLOSED)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        wire.frame(CLOSE, fin=False),
+        wire.header(CLOSE, 126),
+        wire.header(CLOSE, 2**20),
+    ],
+    ids=["fragmented", "126 bytes", "1 MiB"],
+)
+def test_close_frame_that_none_may_be_is_the_peers_last(data: bytes) -> None:
+    assert_fails(data, 1002, state=CLOSED)
 
 
 def test_every_other_close_code_fails_with_1002_and_every_allowed_one_is_echoed() -> None:
@@ -323,14 +402,14 @@ def test_every_other_close_code_fails_with_1002_and_every_allowed_one_is_echoed(
         connection.receive_data(close_frame(code))
         echoed = code in allowed
         assert connection.close_code == (code if echoed else 1002)
-        assert connection.state == (CLOSED if echoed else CLOSING)
+        assert connection.state == CLOSED
         answer = connection.take_replies()[2:4]
         assert int.from_bytes(answer, "big") == connection.close_code
 
 
 @pytest.mark.parametrize("reason", [b"\xff", b"caf\xe9", b"\xed\xa0\x80", b"x" * 121 + b"\xe2\x82"])
 def test_close_reason_that_is_not_utf8_fails_with_1007(reason: bytes) -> None:
-    assert_fails(close_frame(1000, reason), 1007)
+    assert_fails(close_frame(1000, reason), 1007, state=CLOSED)
 
 
 def test_everything_after_the_peers_close_is_ignored() -> None:
@@ -607,6 +686,29 @@ def test_messages_are_framed() -> None:
     assert connection.send_binary(b"\xff") == b"\x82\x01\xff"
     assert connection.send_binary(bytes(65536))[:10] == b"\x82\x7f\0\0\0\0\0\x01\0\0"
     assert_open(connection)
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        bytearray(),
+        bytearray(b"abc"),
+        memoryview(b""),
+        memoryview(b"abcdef")[::2],
+        memoryview(b"abcdef")[::-1],
+        memoryview(array("I", [1, 2**31])),
+        memoryview(bytes(range(12))).cast("B", (3, 4)),
+        memoryview(bytes(70_000))[1:],
+    ],
+)
+def test_buffer_goes_as_the_bytes_that_it_holds(buffer: bytearray | memoryview) -> None:
+    assert Connection().send_buffer(buffer) == serialize(BINARY, bytes(buffer))
+
+
+def test_bytes_go_as_text_if_they_are_utf8() -> None:
+    assert Connection().send_utf8("é".encode()) == reply(TEXT, "é".encode())
+    with pytest.raises(UnicodeDecodeError):
+        Connection().send_utf8(b"\xff")
 
 
 @pytest.mark.parametrize("message", ["\ud800", "ok\udfff"])

@@ -6,28 +6,25 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect, sync_playwright
+import redis
+from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
+from uwsgi_server import ROOT, free_port, uwsgi_command, wait_for_port
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
+CONFIGS = ROOT / "uwsgi-configs"
 
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+# By the ends of their folders' names.
+BACKENDS = {"threads": "", "gevent": "-gevent", "asyncio": "-asyncio"}
 
 expect.set_options(timeout=20_000)
 
@@ -35,94 +32,176 @@ expect.set_options(timeout=20_000)
 class Example:
     """A running example.
 
-    :param name: of its folder and its script.
+    :param name: of its folder, which begins with that of its script.
     :param log: the file that gets what it prints.
+    :param config: the file in ``uwsgi-configs`` to run it with; else it runs itself.
+    :param kind: the uWSGI to do so, see :func:`uwsgi_server.uwsgi_command`.
+    :param env: environment variables besides those of the test.
     """
 
-    def __init__(self, name: str, log: Path) -> None:
-        self.script = EXAMPLES / name / f"{name}.py"
+    def __init__(
+        self,
+        name: str,
+        log: Path,
+        config: str | None = None,
+        kind: str = "uwsgi",
+        env: dict[str, str] | None = None,
+    ) -> None:
+        program = name.split("-")[0]
         self.log = log
         self.port = free_port()
         self.url = f"http://localhost:{self.port}/"
+        self.env = {key: value for key, value in os.environ.items() if "FLASK" not in key}
+        self.command = [sys.executable, str(EXAMPLES / name / f"{program}.py")]
+        if config is not None:
+            uwsgi, env_of_uwsgi = uwsgi_command(kind)
+            address = f"address=localhost:{self.port}"
+            stats = f"stats={log.parent / 'stats.sock'}"
+            settings = ["--set", address, "--set", stats, "--set", f"example={program}"]
+            self.command = [*uwsgi, *settings, "--ini", str(CONFIGS / config)]
+            self.env |= {key: value for key, value in env_of_uwsgi.items() if "FLASK" not in key}
+        self.env |= {"PORT": str(self.port), **(env or {})}
+
+    def __enter__(self) -> Example:
         self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            _stopping.append(self)
+        # Shown if the test has failed.
+        print(self.printed())
+        assert not re.search("Traceback|never retrieved", self.printed())
 
     def start(self) -> None:
-        environ = {name: value for name, value in os.environ.items() if "FLASK" not in name}
         with self.log.open("ab") as log:
             # In a group of its own: a killed master leaves its workers behind.
             self.process = subprocess.Popen(
-                [sys.executable, str(self.script)],
-                env={**environ, "PORT": str(self.port)},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                self.command, env=self.env, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 30
-        while not accepts(self.port):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                pytest.fail(f"{self.script} does not start:\n{self.log.read_text()}")
-            time.sleep(0.05)
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.kill()
+        try:
+            wait_for_port(self.port, self.process)
+        except RuntimeError as error:
+            self.kill()
+            pytest.fail(f"{self.command} does not start: {error}\n{self.printed()}")
 
     def kill(self) -> None:
-        if self.process.poll() is None:
+        with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
+        self.process.wait(10)
+
+    def printed(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def worker(self) -> int:
+        """Give the pid of its one worker process."""
+        return int(re.findall(r"uWSGI worker 1 \((?:new )?pid: (\d+)", self.printed())[-1])
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+# Those that were told to, which need not be waited for one by one.
+_stopping: list[Example] = []
 
 
-def accepts(port: int) -> bool:
-    try:
-        socket.create_connection(("localhost", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+@pytest.fixture(scope="module", autouse=True)
+def _every_example_stops() -> Iterator[None]:
+    yield
+    late = []
+    for example in _stopping:
+        try:
+            example.process.wait(15)
+        except subprocess.TimeoutExpired:
+            example.kill()
+            late.append(f"{example.command} did not stop:\n{example.printed()}")
+    _stopping.clear()
+    assert not late
+
+
+class Redis:
+    """A Redis server of a test's own, which it may kill and start again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Redis:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.fail("no redis-server found: apt-get install redis-server")
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self.process = subprocess.Popen(
+            [program, *options], cwd=self.folder, stdout=subprocess.DEVNULL
+        )
+        wait_for_port(self.port, self.process)
+        self.client = redis.Redis(port=self.port)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def channels(self) -> set[str]:
+        """Name those that somebody is subscribed to."""
+        return {name.decode().removeprefix("pubsub:") for name in self.client.pubsub_channels()}
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if path is None or shutil.which(path) is None:
-        pytest.fail("no Chromium found: apt-get install chromium, or set CHROMIUM to its path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
-        yield browser
-        browser.close()
+def echo(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
+    with Example(f"echo{BACKENDS[backend]}", tmp_path_factory.mktemp("echo") / "log") as example:
+        yield example
 
 
 @pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
-    example = Example("echo", tmp_path_factory.mktemp("echo") / "log")
-    yield example
-    example.stop()
+def chat(backend: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
+    with Example(f"chat{BACKENDS[backend]}", tmp_path_factory.mktemp("chat") / "log") as example:
+        yield example
 
 
 @pytest.fixture(scope="module")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
-    example = Example("chat", tmp_path_factory.mktemp("chat") / "log")
-    yield example
-    example.stop()
+def chat_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
+    """The chat for what the page and the room do alone, and so the same with each backend."""
+    with Example("chat", tmp_path_factory.mktemp("chat") / "log") as example:
+        yield example
 
 
 @pytest.fixture
-def chat_alone(tmp_path: Path) -> Iterator[Example]:
+def chat_alone(backend: str, tmp_path: Path) -> Iterator[Example]:
     """A chat that a test may kill."""
-    example = Example("chat", tmp_path / "log")
-    yield example
-    example.stop()
+    with Example(f"chat{BACKENDS[backend]}", tmp_path / "log") as example:
+        yield example
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with Redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def pubsub(redis_server: Redis, tmp_path: Path) -> Iterator[Example]:
+    """The channels, in two worker processes."""
+    env = {"REDIS_URL": redis_server.url}
+    with Example("pubsub-asyncio", tmp_path / "log", env=env) as example:
+        yield example
 
 
 Open = Callable[..., Page]
@@ -150,13 +229,14 @@ def open_window(browser: Browser) -> Iterator[Open]:
 
 def join(page: Page, name: str) -> Page:
     page.get_by_label("Your name").fill(name)
-    page.get_by_role("button", name="Join").click()
+    page.get_by_label("Your name").press("Enter")
     expect_connected(page)
     return page
 
 
 def expect_connected(page: Page) -> None:
-    expect(page.get_by_text("Connected", exact=True)).to_be_visible()
+    # Looks again sooner than expect does.
+    page.get_by_text("Connected", exact=True).wait_for()
 
 
 def composer(page: Page) -> Locator:
@@ -191,14 +271,14 @@ def overhanging(page: Page, width: int) -> list[str]:
     return found
 
 
-def exchange(page: Page, messages: list[Any]) -> list[dict[str, Any]]:
+def exchange(page: Page, messages: list[Any], path: str = "chat") -> list[dict[str, Any]]:
     """Send messages on a WebSocket of their own, each after the answer to the one before.
 
     A list is sent as a binary message of these bytes, an object as JSON.
     """
     answers: list[dict[str, Any]] = page.evaluate(
-        """async (messages) => {
-            const socket = new WebSocket(new URL("chat", location.href.replace(/^http/, "ws")));
+        """async ([messages, path]) => {
+            const socket = new WebSocket(new URL(path, location.href.replace(/^http/, "ws")));
             await new Promise((resolve) => { socket.onopen = resolve; });
             const answers = [];
             for (const message of messages) {
@@ -214,14 +294,13 @@ def exchange(page: Page, messages: list[Any]) -> list[dict[str, Any]]:
             socket.close();
             return answers;
         }""",
-        messages,
+        [messages, path],
     )
     return answers
 
 
-def test_echo_sends_text_and_binary_back(echo: Example, open_window: Open) -> None:
-    page = open_window(echo.url)
-    expect(page.get_by_text("Connected.")).to_be_visible()
+def expect_echo(page: Page) -> None:
+    expect_connected(page)
     page.get_by_label("Text to send").fill("<b>äöü</b>")
     page.get_by_role("button", name="Send text").click()
     rows = page.locator("#replies tr")
@@ -233,7 +312,35 @@ def test_echo_sends_text_and_binary_back(echo: Example, open_window: Open) -> No
     expect(rows.nth(0).locator("td")).to_have_text(
         ["binary", eight_bytes, re.compile(r"^\d+\.\d ms$")]
     )
-    expect(rows).to_have_count(2)
+
+
+def test_echo_sends_text_and_binary_back(echo: Example, open_window: Open) -> None:
+    page = open_window(echo.url)
+    expect_echo(page)
+    expect(page.locator("#replies tr")).to_have_count(2)
+
+
+def test_echo_comes_back_by_itself_after_the_server_was_killed(
+    tmp_path: Path, open_window: Open
+) -> None:
+    with Example("echo", tmp_path / "log") as echo:
+        page = open_window(echo.url)
+        expect_echo(page)
+        echo.kill()
+        expect(page.get_by_text("Not connected")).to_be_visible()
+        expect(page.get_by_role("button", name="Send text")).to_be_disabled()
+        echo.start()
+        expect_echo(page)
+        expect(page.locator("#replies tr")).to_have_count(4)
+
+
+def test_echo_fits_a_phone(echo: Example, open_window: Open) -> None:
+    phone = open_window(echo.url, viewport={"width": 360, "height": 740}, is_mobile=True)
+    expect_connected(phone)
+    phone.get_by_label("Text to send").fill("w" * 300)
+    phone.get_by_role("button", name="Send text").click()
+    expect(phone.get_by_text("w" * 300)).to_be_visible()
+    assert overhanging(phone, 360) == []
 
 
 def test_two_windows_talk_to_each_other(chat: Example, open_window: Open) -> None:
@@ -259,24 +366,25 @@ def test_who_is_here_follows_joining_and_leaving(chat: Example, open_window: Ope
     expect(ada.get_by_text("Grace left")).to_be_visible()
 
 
-def test_second_person_of_a_name_gets_a_number(chat: Example, open_window: Open) -> None:
-    first = join(open_window(chat.url), "edsger")
-    second = join(open_window(chat.url), "Edsger")
+def test_second_person_of_a_name_gets_a_number(chat_page: Example, open_window: Open) -> None:
+    first = join(open_window(chat_page.url), "edsger")
+    second = join(open_window(chat_page.url), "Edsger")
     expect(people(first)).to_have_text(["edsger", "Edsger 2"])
     expect(second.get_by_text("here you are Edsger 2")).to_be_visible()
 
 
-def test_others_see_who_is_writing(chat: Example, open_window: Open) -> None:
-    ada = join(open_window(chat.url), "Ada")
-    grace = join(open_window(chat.url), "Grace")
+def test_others_see_who_is_writing(chat_page: Example, open_window: Open) -> None:
+    ada = join(open_window(chat_page.url), "Ada")
+    grace = join(open_window(chat_page.url), "Grace")
     composer(ada).press_sequentially("Well")
     expect(grace.get_by_text("Ada is writing…")).to_be_visible()
+    assert not ada.get_by_text("Ada is writing…").is_visible()
     composer(ada).press("Enter")
     expect(grace.get_by_text("Ada is writing…")).to_be_hidden()
 
 
-def test_late_joiner_sees_the_last_100_messages(chat: Example, open_window: Open) -> None:
-    page = open_window(chat.url)
+def test_late_joiner_sees_the_last_100_messages(chat_page: Example, open_window: Open) -> None:
+    page = open_window(chat_page.url)
     said_before = [
         {"type": "say", "text": f"number {number}.", "key": f"number {number}"}
         for number in range(102)
@@ -290,9 +398,9 @@ def test_late_joiner_sees_the_last_100_messages(chat: Example, open_window: Open
 
 
 def test_reload_keeps_the_name_the_draft_and_whose_messages_are_whose(
-    chat: Example, open_window: Open
+    chat_page: Example, open_window: Open
 ) -> None:
-    ada = join(open_window(chat.url), "Ada")
+    ada = join(open_window(chat_page.url), "Ada")
     say(ada, "Before the reload.")
     expect(said(ada, "Before the reload.")).to_have_count(1)
     composer(ada).fill("half a thou")
@@ -337,7 +445,7 @@ def test_page_whose_connection_broke_takes_its_place_and_misses_nothing(
 
     def connect(connection: WebSocketRoute) -> None:
         if is_broken:
-            connection.close()
+            connection.close(code=1012)
         else:
             connection.connect_to_server()
             # The server is not told when the page's side closes.
@@ -352,7 +460,7 @@ def test_page_whose_connection_broke_takes_its_place_and_misses_nothing(
     say(grace, "Before the tunnel.")
     expect(said(ada, "Before the tunnel.")).to_have_count(1)
     is_broken = True
-    connections[0].close()
+    connections[0].close(code=1012)
     expect(ada.get_by_text("Not connected")).to_be_visible()
     say(grace, "In the tunnel.")
     expect(said(grace, "In the tunnel.")).to_have_count(1)
@@ -368,10 +476,101 @@ def test_page_whose_connection_broke_takes_its_place_and_misses_nothing(
     expect(grace.get_by_text("Ada left")).to_have_count(0)
 
 
-def test_html_is_shown_as_text(chat: Example, open_window: Open) -> None:
+# Keeps what the pages say of their connections, however short it is to be seen.
+KEEP_STATES = """() => {
+    window.states = [];
+    const state = document.querySelector("[role=status]");
+    new MutationObserver(() => states.push(state.textContent)).observe(state, { childList: true });
+}"""
+
+
+def test_pages_come_back_by_themselves_after_a_reload(
+    echo: Example, chat: Example, open_window: Open
+) -> None:
+    echo_page = open_window(echo.url)
+    expect_echo(echo_page)
+    ada = join(open_window(chat.url), "Ada")
+    for page in (echo_page, ada):
+        page.evaluate(KEEP_STATES)
+    before = chat.worker()
+    for example in (echo, chat):
+        os.kill(example.worker(), signal.SIGHUP)
+    ada.wait_for_function("states.length > 0")
+    say(ada, "Meanwhile.")
+    for page in (echo_page, ada):
+        page.wait_for_function("states.at(-1) === 'Connected'")
+        assert "Not connected" in page.evaluate("states[0]")
+    assert chat.worker() != before
+    expect_echo(echo_page)
+    expect(said(ada, "Meanwhile.")).to_have_count(1)
+
+
+# Counts attempts and their ends, and takes the chance out of what comes between.
+COUNT_ATTEMPTS = """
+    Math.random = () => 1;
+    window.attempts = window.ends = 0;
+    window.WebSocket = class extends WebSocket {
+        constructor(address) {
+            super(address);
+            attempts += 1;
+            this.addEventListener("close", () => { ends += 1; });
+        }
+    };
+"""
+
+
+def test_page_tries_again_more_and_more_rarely(tmp_path: Path, open_window: Open) -> None:
+    with Example("echo", tmp_path / "log") as echo:
+        page = open_window("about:blank")
+        page.clock.install(time=datetime.now())
+        page.add_init_script(COUNT_ATTEMPTS)
+        page.goto(echo.url)
+        expect_connected(page)
+        # From here on the page's time goes on when it is told to.
+        page.clock.pause_at(datetime.now() + timedelta(hours=1))
+        echo.kill()
+        for number, delay in enumerate((0.5, 1, 2, 4, 8, 10, 10), 1):
+            wait_until(lambda: page.evaluate("ends") == number)  # noqa: B023
+            page.clock.run_for(int(delay * 1000) - 1)
+            assert page.evaluate("attempts") == number
+            page.clock.run_for(1)
+            assert page.evaluate("attempts") == number + 1
+        echo.start()
+        wait_until(lambda: page.evaluate("ends") == 8)
+        page.clock.run_for(10_000)
+        expect_connected(page)
+        # Once that has lasted, the next outage is a new one.
+        page.clock.run_for(3_000)
+        echo.kill()
+        wait_until(lambda: page.evaluate("ends") == 9)
+        page.clock.run_for(500)
+        assert page.evaluate("attempts") == 10
+
+
+@pytest.mark.parametrize("code", [1000, 1008, 3000])
+def test_page_that_is_sent_away_does_not_come_back(
+    code: int, chat_page: Example, open_window: Open
+) -> None:
+    page = open_window("about:blank")
+    page.clock.install()
+    page.route_web_socket("**/chat", lambda socket: socket.close(code=code, reason="log in first"))
+    page.add_init_script(COUNT_ATTEMPTS)
+    page.goto(chat_page.url)
+    page.get_by_label("Your name").fill("Ada")
+    page.get_by_label("Your name").press("Enter")
+    expect(page.get_by_text("The server has ended the connection: log in first.")).to_be_visible()
+    say(page, "Kept.")
+    expect(page.get_by_text("waiting for the connection")).to_be_visible()
+    page.clock.run_for(60_000)
+    assert page.evaluate("attempts") == 1
+    page.get_by_role("button", name="Try now").click()
+    assert page.evaluate("attempts") == 2
+
+
+def test_html_is_shown_as_text(chat_page: Example, open_window: Open) -> None:
     markup = "<img src=x onerror=document.title='broken'><b>bold</b>"
-    ada = join(open_window(chat.url), "<i>Ada</i>")
-    grace = join(open_window(chat.url), "Grace")
+    ada = join(open_window(chat_page.url), "<i>Ada</i>")
+    grace = join(open_window(chat_page.url), "Grace")
     say(ada, markup)
     for page in (ada, grace):
         expect(said(page, markup)).to_be_visible()
@@ -380,8 +579,10 @@ def test_html_is_shown_as_text(chat: Example, open_window: Open) -> None:
     expect(people(grace)).to_have_text(["<i>Ada</i>", "Grace"])
 
 
-def test_message_that_is_too_long_is_kept_and_not_sent(chat: Example, open_window: Open) -> None:
-    ada = join(open_window(chat.url), "Ada")
+def test_message_that_is_too_long_is_kept_and_not_sent(
+    chat_page: Example, open_window: Open
+) -> None:
+    ada = join(open_window(chat_page.url), "Ada")
     say(ada, "x" * 1003)
     expect(ada.get_by_text("3 characters too many")).to_be_visible()
     expect(composer(ada)).to_have_value("x" * 1003)
@@ -393,11 +594,13 @@ def test_message_that_is_too_long_is_kept_and_not_sent(chat: Example, open_windo
     expect(ada.get_by_text("The text is too long")).to_have_count(0)
 
 
-def test_chat_fits_a_phone(chat: Example, open_window: Open) -> None:
-    ada = join(open_window(chat.url), "A" * 24)
-    phone = open_window(chat.url, viewport={"width": 360, "height": 740}, is_mobile=True)
+def test_chat_fits_a_phone(chat_page: Example, open_window: Open) -> None:
+    ada = join(open_window(chat_page.url), "A" * 24)
+    phone = open_window(chat_page.url, viewport={"width": 360, "height": 740}, is_mobile=True)
     assert overhanging(phone, 360) == []
-    join(phone, "W" * 24)
+    phone.get_by_label("Your name").fill("W" * 24)
+    phone.get_by_role("button", name="Join").click()
+    expect_connected(phone)
     say(ada, "w" * 300)
     expect(said(phone, "w" * 300)).to_be_visible()
     say(phone, "m" * 300)
@@ -445,11 +648,242 @@ def test_bad_message_gets_an_error_and_costs_nothing_else(chat: Example, open_wi
     expect(people(page)).to_have_text(["Ada"])
 
 
-def test_message_that_is_sent_again_is_told_once(chat: Example, open_window: Open) -> None:
-    page = join(open_window(chat.url), "Ada")
+def test_message_that_is_sent_again_is_told_once(chat_page: Example, open_window: Open) -> None:
+    page = join(open_window(chat_page.url), "Ada")
     again = {"type": "say", "text": "Did you get this?", "key": "again"}
     join_request = {"type": "join", "name": "Grace", "session": "a secret"}
     _, first, second = exchange(page, [join_request, again, again])
     assert first == second
     expect(page.get_by_text("Grace left")).to_be_visible()
     expect(said(page, "Did you get this?")).to_have_count(1)
+
+
+def test_chat_leaves_no_thread_behind(chat_page: Example, open_window: Open) -> None:
+    page = open_window(chat_page.url)
+    master = chat_page.process.pid
+    workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+
+    def threads() -> int:
+        return sum(len(os.listdir(f"/proc/{pid}/task")) for pid in workers)
+
+    idle = threads()
+    for _ in range(5):
+        exchange(page, [{"type": "ping"}])
+    # The package has one of its own from the first connection on.
+    wait_until(lambda: threads() <= idle + 1)
+
+
+@contextmanager
+def asleep(pid: int) -> Iterator[None]:
+    """Keep a process from doing anything, so that another one has to."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def worker_of(page: Page) -> int:
+    """Give the worker process that a window with channels is connected to."""
+    state = page.get_by_text("Connected to worker process")
+    state.wait_for()
+    return int(state.inner_text().split()[-1])
+
+
+def listen(page: Page, channel: str) -> None:
+    page.get_by_label("Channel to listen to").fill(channel)
+    page.get_by_role("button", name="Listen", exact=True).click()
+
+
+def publish(page: Page, channel: str, text: str) -> None:
+    page.get_by_label("Publish on").fill(channel)
+    page.get_by_label("Message", exact=True).fill(text)
+    page.get_by_role("button", name="Publish").click()
+
+
+def heard(page: Page) -> Locator:
+    return page.locator("#messages .words")
+
+
+def test_windows_of_two_workers_hear_each_other(
+    pubsub: Example, redis_server: Redis, open_window: Open
+) -> None:
+    first = open_window(pubsub.url)
+    with asleep(worker_of(first)):
+        second = open_window(pubsub.url)
+        assert worker_of(second) != worker_of(first)
+    listen(first, "sport")
+    wait_until(lambda: redis_server.channels() == {"news", "sport"})
+    publish(first, "news", "<b>Rain</b>")
+    expect(heard(second)).to_have_text(["<b>Rain</b>"])
+    publish(second, "sport", "Two to one")
+    expect(second.get_by_text("to which this window does not listen")).to_be_visible()
+    publish(second, "news", "Sunshine")
+    expect(heard(first)).to_have_text(["<b>Rain</b>", "Two to one", "Sunshine"])
+    expect(heard(second)).to_have_text(["<b>Rain</b>", "Sunshine"])
+
+    # The connection to Redis is not that of the window that came first.
+    with asleep(worker_of(second)):
+        third = open_window(pubsub.url)
+        assert worker_of(third) == worker_of(first)
+    first.close()
+    wait_until(lambda: redis_server.channels() == {"news"})
+    publish(second, "news", "Snow")
+    expect(heard(third)).to_have_text(["Snow"])
+
+
+def test_worker_has_one_subscription_connection_for_what_its_windows_listen_to(
+    pubsub: Example, redis_server: Redis, open_window: Open
+) -> None:
+    windows = [open_window(pubsub.url) for _ in range(3)]
+    for number, window in enumerate(windows):
+        worker_of(window)
+        listen(window, f"channel {number}")
+    wait_until(lambda: redis_server.channels() == {"news", "channel 0", "channel 1", "channel 2"})
+    workers = {worker_of(window) for window in windows}
+    assert len(redis_server.client.client_list(_type="pubsub")) == len(workers)
+    windows[0].get_by_role("button", name="Do not listen to channel 0").click()
+    wait_until(lambda: redis_server.channels() == {"news", "channel 1", "channel 2"})
+    windows[0].get_by_role("button", name="Do not listen to news").click()
+    windows[1].close()
+    wait_until(lambda: redis_server.channels() == {"news", "channel 2"})
+    windows[2].close()
+    wait_until(lambda: redis_server.channels() == set())
+
+
+def test_redis_that_is_killed_and_comes_back(
+    pubsub: Example, redis_server: Redis, open_window: Open
+) -> None:
+    first = open_window(pubsub.url)
+    with asleep(worker_of(first)):
+        second = open_window(pubsub.url)
+        workers = {worker_of(first), worker_of(second)}
+    wait_until(lambda: len(redis_server.client.client_list(_type="pubsub")) == len(workers) == 2)
+    redis_server.kill()
+    for window in (first, second):
+        expect(window.get_by_role("alert")).to_contain_text("can not reach Redis")
+    publish(first, "news", "Is anybody there?")
+    expect(first.get_by_text("Not published: Redis is not there.")).to_be_visible()
+    expect(first.get_by_label("Message", exact=True)).to_have_value("Is anybody there?")
+    listen(second, "sport")
+    redis_server.start()
+    for window in (first, second):
+        expect(window.get_by_text("Redis is back.")).to_be_visible()
+        expect(window.get_by_role("alert")).to_be_hidden()
+    first.get_by_role("button", name="Publish").click()
+    expect(heard(second)).to_have_text(["Is anybody there?"])
+    expect(first.get_by_label("Message", exact=True)).to_have_value("")
+    redis_server.client.publish("pubsub:sport", b"no UTF-8: \xff")
+    expect(heard(second)).to_have_text(["Is anybody there?", "no UTF-8: \ufffd"])
+    assert {worker_of(first), worker_of(second)} == workers
+    assert pubsub.printed().count("no Redis: ") == 2
+
+
+def test_channels_come_back_after_the_server_was_killed(
+    pubsub: Example, redis_server: Redis, open_window: Open
+) -> None:
+    page = open_window(pubsub.url)
+    listen(page, "sport")
+    worker_of(page)
+    pubsub.kill()
+    expect(page.get_by_text("Connection lost.")).to_be_visible()
+    expect(page.get_by_role("button", name="Publish")).to_be_disabled()
+    pubsub.start()
+    page.get_by_role("button", name="Try now").click()
+    worker_of(page)
+    wait_until(lambda: redis_server.channels() == {"news", "sport"})
+    publish(page, "sport", "We are back")
+    expect(heard(page)).to_have_text(["We are back"])
+
+
+def test_channels_fit_a_phone(pubsub: Example, open_window: Open) -> None:
+    phone = open_window(pubsub.url, viewport={"width": 360, "height": 740}, is_mobile=True)
+    worker_of(phone)
+    listen(phone, "w" * 40)
+    publish(phone, "w" * 40, "m" * 300)
+    expect(heard(phone)).to_have_text(["m" * 300])
+    assert overhanging(phone, 360) == []
+
+
+def test_bad_message_to_the_channels_gets_an_error(pubsub: Example, open_window: Open) -> None:
+    page = open_window(pubsub.url)
+    bad: list[Any] = [
+        "no JSON",
+        "[" * 100_000,
+        list(b"\xff"),
+        "null",
+        {"type": "subscribe"},
+        {"type": "subscribe", "channel": 7},
+        {"type": "subscribe", "channel": ""},
+        {"type": "subscribe", "channel": "c" * 41},
+        {"type": "subscribe", "channel": "half of a pair: \ud800"},
+        {"type": "publish", "channel": "news", "text": ""},
+        {"type": "publish", "channel": "news", "text": "t" * 1001},
+    ]
+    many = [{"type": "subscribe", "channel": f"{number}"} for number in range(21)]
+    fine = [
+        {"type": "unsubscribe", "channel": "never heard of"},
+        {"type": "publish", "channel": "news", "text": "half of a pair: \ud800"},
+        {"type": "ping"},
+    ]
+    # The state of the server comes first, and counts as the answer to the first of these.
+    state, *answers = exchange(page, [{"type": "ping"}, *bad, *many, *fine], "pubsub")
+    types = [answer["type"] for answer in answers]
+    assert state["type"] == "state"
+    assert types == [
+        "pong",
+        *["error"] * len(bad),
+        *["subscribed"] * 20,
+        "error",
+        "unsubscribed",
+        "published",
+    ]
+
+
+def test_channels_without_redis_end_with_one_line(tmp_path: Path) -> None:
+    env = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}"}
+    example = Example("pubsub-asyncio", tmp_path / "log", env=env)
+    ended = subprocess.run(
+        example.command, env=example.env, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert ended.returncode == 1
+    assert re.fullmatch(r"no Redis: .*REDIS_URL.*\n", ended.stderr)
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "kind"),
+    [
+        ("threads.ini", "chat", "uwsgi"),
+        ("gevent.ini", "echo", "uwsgi"),
+        ("gevent.ini", "chat", "uwsgi"),
+        ("asyncio.ini", "echo", "uwsgi"),
+        ("asyncio.ini", "chat", "uwsgi"),
+        # Without uWSGI's asyncio engine.
+        ("asyncio.ini", "chat", "pyuwsgi"),
+    ],
+)
+def test_config_runs_the_examples(
+    config: str, name: str, kind: str, tmp_path: Path, open_window: Open
+) -> None:
+    with Example(name, tmp_path / "log", config=config, kind=kind) as example:
+        page = open_window(example.url)
+        if name == "echo":
+            expect_echo(page)
+        else:
+            say(join(page, "Ada"), "Hello.")
+            expect(said(page, "Hello.")).to_have_count(1)
+    assert "WARNING in" not in example.printed()
+
+
+def test_config_runs_the_channels_and_waits_for_redis(tmp_path: Path, open_window: Open) -> None:
+    server = Redis(tmp_path)
+    env = {"REDIS_URL": server.url}
+    config = "asyncio.ini"
+    with Example("pubsub-asyncio", tmp_path / "log", config=config, env=env) as example:
+        page = open_window(example.url)
+        expect(page.get_by_role("alert")).to_contain_text("can not reach Redis")
+        with server:
+            expect(page.get_by_role("alert")).to_be_hidden()
+            publish(page, "news", "Hello.")
+            expect(heard(page)).to_have_text(["Hello."])
+        assert example.printed().count("no Redis: ") >= 1

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from flask import Blueprint, Flask
+from peers import eventually
 from raw import RawClient, frame
-from test_behaviour import eventually
 from uwsgi_server import Server
 from websockets.sync.client import connect
 
+import flask_uwsgi_ws
 from flask_uwsgi_ws import WebSocket, WebSocketClient, WebSocketMiddleware
 from flask_uwsgi_ws.settings import Settings, unknown_names
 
@@ -207,6 +210,7 @@ def test_blueprint_is_registered_once_with_its_sockets_and_views() -> None:
         ("max_size", True),
         ("ping_interval", 0),
         ("ping_timeout", "soon"),
+        ("close_window", -1),
         ("close_timeout", None),
         ("send_timeout", -1),
         ("send_timeout", float("inf")),
@@ -273,3 +277,18 @@ def test_importing_an_app_that_calls_run_inside_flask_run_starts_nothing(
     )
     monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
     assert runpy.run_path(str(script))["after"]
+
+
+def test_name_that_the_package_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="GeventSocket"):
+        _ = flask_uwsgi_ws.GeventSocket
+
+
+def test_gevent_backend_without_gevent_says_what_to_install() -> None:
+    # None in sys.modules is how Python marks what can not be imported.
+    code = "import sys; sys.modules['gevent'] = None; from flask_uwsgi_ws import GeventWebSocket"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("GeventWebSocket needs gevent: pip install gevent")

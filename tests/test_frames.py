@@ -21,8 +21,8 @@ from flask_uwsgi_ws.frames import (
     ProtocolError,
     header,
     serialize,
-    unmask,
 )
+from flask_uwsgi_ws.masking import Payload, unmask
 
 # The server's header of a final binary frame, for sizes on both sides of each
 # boundary between the forms of the length.
@@ -147,10 +147,12 @@ def test_each_frame_in_a_read_is_unmasked_with_its_own_key() -> None:
 
 
 def test_longest_length_that_the_protocol_can_say_is_taken() -> None:
-    frame = parse_one(wire.header(BINARY, 2**63 - 1) + wire.frame(TEXT, b"abc")[-3:])
-    assert frame.length == 2**63 - 1
-    assert frame.payload == b"abc"
-    assert frame.last is False
+    frames = parse([wire.header(BINARY, 2**63 - 1) + wire.frame(TEXT, b"abc")[-3:]])
+    assert [frame.length for frame in frames] == [2**63 - 1] * 2
+    # The first piece of a large frame is its header.
+    assert [frame.payload for frame in frames] == [b"", b"abc"]
+    assert [frame.first for frame in frames] == [True, False]
+    assert [frame.last for frame in frames] == [False, False]
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -209,6 +211,10 @@ def test_header_refuses_what_its_bytes_can_not_hold() -> None:
 # Masking.
 
 
+def mask_of(key: bytes) -> int:
+    return int.from_bytes(key, "little")
+
+
 def test_unmask_is_exclusive_or_with_the_key_from_every_offset() -> None:
     key = b"\x0f\xa5\x00\xff"
     source = content(64)
@@ -216,24 +222,87 @@ def test_unmask_is_exclusive_or_with_the_key_from_every_offset() -> None:
         for start in range(5):
             for offset in range(9):
                 expected = bytes(source[start + i] ^ key[(offset + i) % 4] for i in range(size))
-                assert unmask(source, start, start + size, key, offset) == expected
+                assert unmask(source, start, start + size, mask_of(key), offset) == expected
 
 
 def test_unmask_leaves_its_source_alone() -> None:
     # The compiled form writes into its result; Python shares equal short strings.
     for size in range(5):
         source = bytes(size)
-        assert unmask(source, 0, size, b"\x01\x02\x03\x04", 0) == b"\x01\x02\x03\x04"[:size]
+        assert (
+            unmask(source, 0, size, mask_of(b"\x01\x02\x03\x04"), 0) == b"\x01\x02\x03\x04"[:size]
+        )
         assert source == bytes(size)
     assert [bytes((i,))[0] for i in range(256)] == list(range(256))
 
 
 def test_unmask_takes_an_offset_beyond_32_bits() -> None:
-    assert unmask(b"\x00" * 5, 0, 5, b"abcd", 2**40 + 3) == b"dabcd"
+    assert unmask(b"\x00" * 5, 0, 5, mask_of(b"abcd"), 2**40 + 3) == b"dabcd"
 
 
 def test_unmask_with_a_key_of_zeros_changes_nothing() -> None:
-    assert unmask(content(300), 0, 300, bytes(4), 1) == content(300)
+    assert unmask(content(300), 0, 300, 0, 1) == content(300)
+
+
+# Large frames, handed on whole.
+
+
+@pytest.mark.parametrize("size", [65536, 65537, 200_001])
+@pytest.mark.parametrize("read", [1000, 65536, 65542, 199_999])
+def test_large_frame_can_be_collected(size: int, read: int) -> None:
+    data = wire.frame(PING, b"before") + wire.frame(BINARY, content(size)) + wire.frame(TEXT, b"x")
+    parser = FrameParser()
+    found = []
+    for start in range(0, len(data), read):
+        parser.feed(data[start : start + read])
+        while (frame := parser.next_frame()) is not None:
+            found.append(frame)
+            if frame.opcode == BINARY and not frame.last:
+                assert (frame.first, frame.payload) == (True, b"")
+                parser.collect()
+    payloads = [frame.payload for frame in found if frame.opcode == BINARY and frame.last]
+    assert payloads == [content(size)]
+    assert found[0].payload == b"before"
+    assert found[-1].payload == b"x"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        wire.frame(BINARY, content(65536)),
+        wire.frame(BINARY, content(65535))[:-1],
+        wire.header(BINARY, 65535),
+    ],
+)
+def test_what_is_no_beginning_of_a_large_frame_can_not_be_collected(data: bytes) -> None:
+    parser = FrameParser()
+    parser.feed(data)
+    parser.next_frame()
+    with pytest.raises(ValueError, match="not at the beginning"):
+        parser.collect()
+
+
+def test_frame_of_which_a_piece_was_given_can_not_be_collected() -> None:
+    parser = FrameParser()
+    parser.feed(wire.frame(BINARY, content(70_000))[:100])
+    assert [parser.next_frame() is not None for _ in "123"] == [True, True, False]
+    with pytest.raises(ValueError, match="not at the beginning"):
+        parser.collect()
+
+
+def test_payload_takes_what_there_is_room_for() -> None:
+    payload = Payload(5)
+    payload.add(b"..abc", 2, 5, 0)
+    with pytest.raises(ValueError, match="not whole"):
+        payload.take()
+    for start, end in ((0, 3), (-1, 1), (0, 9), (2, 1)):
+        with pytest.raises(ValueError, match=r"room|not in the data"):
+            payload.add(b"defgh", start, end, 0)
+    payload.add(b"de", 0, 2, 0)
+    assert payload.take() == b"abcde"
+    with pytest.raises(ValueError, match="not whole"):
+        payload.take()
 
 
 # What section 5 forbids.

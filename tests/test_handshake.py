@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 import pytest
+from peers import eventually
 from raw import RawClient, frame
-from test_behaviour import eventually
 from uwsgi_server import Server
 
 from flask_uwsgi_ws.handshake import is_handshake, negotiate

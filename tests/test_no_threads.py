@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from peers import close_of, eventually, open_client
 from raw import RawClient, frame
-from test_behaviour import close_of, eventually, open_client
 from uwsgi_server import Server
 
 

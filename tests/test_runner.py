@@ -178,6 +178,13 @@ def test_debug_sets_the_environment_and_reloads(monkeypatch: pytest.MonkeyPatch)
     assert not expected & set(pairs(command()))
 
 
+def test_metrics_are_named_to_uwsgi_where_they_are_enabled() -> None:
+    given = pairs(command({"enable_metrics": True, "metric": "name=my.own"}))
+    assert ("--metric", "name=websocket.open,type=gauge") in given
+    assert ("--metric", "name=my.own") in given
+    assert "--metric" not in dict(pairs(command()))
+
+
 def test_uwsgi_is_found_in_argument_environment_neighbourhood_then_path(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -271,7 +278,7 @@ def test_uwsgi_without_an_option_of_ours_is_named(tmp_path: Path) -> None:
     assert command(uwsgi_binary=str(poor))[0] == str(poor)
     with pytest.raises(RunError, match="built without SSL"):
         command({"ssl_context": "adhoc"}, uwsgi_binary=str(poor))
-    with pytest.raises(RunError, match="built without asyncio"):
+    with pytest.raises(RunError, match="built without the asyncio loop"):
         command({"asyncio": 10}, uwsgi_binary=str(poor))
 
 

@@ -9,15 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import pytest
+from peers import ended, eventually
 from raw import RawClient, frame
-from test_behaviour import eventually
 from uwsgi_server import Server
+from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 from flask_uwsgi_ws import ConnectionClosed, WebSocketClient
 from flask_uwsgi_ws.backends import threads
+from flask_uwsgi_ws.compression import Deflate
 from flask_uwsgi_ws.settings import Settings
 
 Pair = tuple[WebSocketClient, socket.socket]
@@ -55,6 +59,13 @@ def read_all(peer: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
         data += peer.recv(65536)
+    return data
+
+
+def exactly(peer: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += peer.recv(size - len(data))
     return data
 
 
@@ -217,6 +228,8 @@ def test_trouble_with_one_connection_is_not_the_others(caplog: pytest.LogCapture
 def test_close_of_the_peer_is_answered_while_threads_send() -> None:
     for _ in range(10):
         client, peer = make_pair()
+        # The answer may find the kernel full and nobody left who sends: then it is the attendant's.
+        threads._attendant.add(client)
         senders = [
             Outcome(lambda c=client: [c.send("x" * 100) for _ in range(10**6)]) for _ in "ab"
         ]
@@ -231,8 +244,22 @@ def test_close_of_the_peer_is_answered_while_threads_send() -> None:
         assert b"\x8a\x04ping" in data
         for thread in (*senders, reader):
             thread.join(10)
+        threads._attendant.remove(client)
         peer.close()
         client._give_back()
+
+
+def test_answer_that_the_kernel_had_no_room_for_goes_out_when_it_has(pair: Pair) -> None:
+    client, peer = pair
+    filled = fill(client)
+    peer.sendall(frame(8, b"\x03\xe8"))
+    assert client.receive() is None
+    threads._attendant.add(client)
+    try:
+        assert len(read_all(peer, filled)) == filled
+        assert read_all(peer, 4) == b"\x88\x02\x03\xe8"
+    finally:
+        threads._attendant.remove(client)
 
 
 def test_flood_of_what_is_no_message_does_not_hold_a_timeout_up(pair: Pair) -> None:
@@ -259,8 +286,10 @@ def test_peer_that_pings_and_does_not_read_does_not_hold_a_timeout_up() -> None:
         with pytest.raises(TimeoutError):
             client.receive(timeout=0.05)
     assert client.connected
-    peer.close()
+    # Closing alone would leave the flooder waiting for room.
+    peer.shutdown(socket.SHUT_RDWR)
     flooder.join(10)
+    peer.close()
     client._give_back()
 
 
@@ -347,3 +376,169 @@ def test_no_thread_left_turns_the_connection_away_with_1013() -> None:
         finally:
             for client in clients:
                 client.socket.close()
+
+
+@pytest.mark.parametrize("held", [999, 1000, 1001])
+def test_messages_are_kept_back_up_to_write_limit(
+    held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It would send them a moment later, whatever the limit.
+    monkeypatch.setattr(threads, "_attendant", Mock(threads._attendant))
+    client, peer = make_pair(write_limit=1000)
+    peer.sendall(frame(1, b"1") + frame(1, b"2") + frame(1, b"3"))
+    assert client.receive() == "1"
+    client.send("x" * (held - 4))
+    assert came(peer) == b""
+    client.send("second")
+    second = came(peer)
+    assert len(second) == (held + 8 if held >= 1000 else 0)
+    client.send("third")
+    third = came(peer)
+    # The limit is for what is held now: what has gone out does not count.
+    assert len(third) == (0 if held >= 1000 else held + 8 + 7)
+    assert [client.receive(), client.receive(), client.recv_nb()] == ["2", "3", ""]
+    sent = second + third + came(peer)
+    assert sent[4:] == b"x" * (held - 4) + b"\x81\x06second\x81\x05third"
+    peer.close()
+    client._give_back()
+
+
+def came(peer: socket.socket) -> bytes:
+    """What has been sent up to now."""
+    return peer.recv(65536) if select.select([peer], [], [], 0)[0] else b""
+
+
+def test_messages_kept_back_wait_for_a_client_that_does_not_read() -> None:
+    # More messages wait than are answered, so that each answer may be kept back for the next.
+    with (
+        Server("behaviour", "--threads", "2", env={"SEND_TIMEOUT": "0.5"}) as server,
+        RawClient(server.port, "/answer-at-length") as client,
+    ):
+        client.send(frame(1, b"x") * 500)
+        assert ended(server, "/answer-at-length?").endswith("took no bytes for 0.5 seconds")
+
+
+# Messages that do not wait.
+
+
+@pytest.mark.parametrize("waiting", [999, 1000, 1001])
+def test_send_nb_raises_above_write_limit(waiting: int) -> None:
+    client, peer = make_pair(write_limit=1000)
+    junk = fill(client)
+    client.send_nb("x" * (waiting - 4))
+    assert client.unsent == waiting
+    sent = client.messages_sent
+    if waiting > 1000:
+        with pytest.raises(BlockingIOError, match="1001 bytes are waiting"):
+            client.send_nb("more")
+        assert client.messages_sent == sent
+    else:
+        client.send_nb("more")
+    read_all(peer, junk)
+    # The kernel has room, and is asked before anything is refused.
+    client.send_nb("last")
+    sent_out = read_all(peer, waiting + (6 if waiting > 1000 else 12))
+    assert sent_out.endswith(b"x\x81\x04last" if waiting > 1000 else b"\x81\x04more\x81\x04last")
+    assert client.unsent == 0
+    peer.close()
+    client._give_back()
+
+
+def test_what_a_sender_waits_to_write_counts_as_unsent(pair: Pair) -> None:
+    client, peer = pair
+    sender = Outcome(client.send, b"x" * 10**6)
+    assert stuck(client)
+    assert eventually(lambda: client.unsent > 500_000)
+    with pytest.raises(BlockingIOError):
+        client.send_nb("more")
+    read_all(peer, 10 + 10**6)
+    sender.join(10)
+    assert client.unsent == 0
+    client.send_nb("more")
+    assert read_all(peer, 6) == b"\x81\x04more"
+
+
+def test_backlog_goes_out_as_fast_as_the_peer_reads() -> None:
+    client, peer = make_pair(write_limit=1000)
+    threads._attendant.add(client)
+
+    def send_much() -> None:
+        for _ in range(200):
+            while True:
+                try:
+                    client.send_nb(b"x" * 9996)
+                    break
+                except BlockingIOError:
+                    # Not a word to the kernel meanwhile: the attendant is to speak to it.
+                    assert eventually(lambda: client.unsent <= 1000)
+
+    sender = Outcome(send_much)
+    # At the attendant's own pace these would take minutes.
+    begun = time.monotonic()
+    read_all(peer, 200 * 10_000)
+    assert time.monotonic() - begun < 60
+    sender.join(10)
+    assert sender.error is None
+    threads._attendant.remove(client)
+    peer.close()
+    client._give_back()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_messages_of_many_threads_come_whole_and_in_order(compressed: bool) -> None:
+    ours, peer = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    peer.settimeout(10)
+    deflate = Deflate(PerMessageDeflate(False, False, 15, 15)) if compressed else None
+    client = WebSocketClient({"PATH_INFO": "/"}, ours, Settings(write_limit=5000), None, deflate)
+    threads._attendant.add(client)
+
+    def send(mark: int) -> None:
+        for number in range(300):
+            message = f"{mark} {number} " + "x" * (number % 100)
+            while True:
+                try:
+                    (client.send_nb if mark % 2 else client.send)(message)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.001)
+
+    senders = [Outcome(send, mark) for mark in range(6)]
+    inflater = zlib.decompressobj(-15)
+    seen: list[list[int]] = [[] for _ in senders]
+    for _ in range(300 * len(senders)):
+        first, size = exactly(peer, 2)
+        payload = exactly(peer, size)
+        assert first == (0xC1 if compressed else 0x81)
+        if compressed:
+            payload = inflater.decompress(payload + b"\0\0\xff\xff")
+        mark, number, rest = payload.split(b" ")
+        assert rest == b"x" * (int(number) % 100)
+        seen[int(mark)].append(int(number))
+    assert seen == [list(range(300))] * len(senders)
+    for sender in senders:
+        sender.join(10)
+        assert sender.error is None
+    threads._attendant.remove(client)
+    peer.close()
+    client._give_back()
+
+
+def test_slow_peer_that_takes_something_is_not_given_up() -> None:
+    client, peer = make_pair(write_limit=1000, send_timeout=0.5)
+    receiver = Outcome(client.receive)
+    junk = fill(client)
+    peer.sendall(frame(9, b"x" * 125) * 1000)
+    # Three times the time that it would have if it took nothing.
+    end = time.monotonic() + 1.5
+    taken = 0
+    while time.monotonic() < end:
+        taken += len(peer.recv(2000))
+        time.sleep(0.1)
+    assert taken < junk + 127 * 1000
+    assert client.connected
+    assert eventually(lambda: not client.connected)
+    assert client.close_code == 1008
+    receiver.join(10)
+    peer.close()
+    client._give_back()

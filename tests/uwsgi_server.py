@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -14,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
 ROOT = Path(__file__).parent.parent
 APPS = Path(__file__).parent / "apps"
@@ -64,8 +67,11 @@ class Server:
     :param options: uWSGI's.
     :param kind: see :func:`uwsgi_command`.
     :param router: whether ``--http`` stands in front (else ``--http-socket``).
+    :param master: whether a master process starts workers anew.
     :param env: environment variables besides those of the test.
     """
+
+    _stopping: ClassVar[list[Server]] = []
 
     def __init__(
         self,
@@ -73,27 +79,32 @@ class Server:
         *options: str,
         kind: str = "uwsgi",
         router: bool = False,
+        master: bool = True,
         env: dict[str, str] | None = None,
     ) -> None:
+        self._app, self._options, self._kind, self._router = app, options, kind, router
+        self._master = ["--master"] if master else []
+        self._env = env or {}
+
+    def __enter__(self) -> Server:
+        # Chosen now: a port that was free long ago may be a client's by the time it is used.
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
-        command, environment = uwsgi_command(kind)
-        listen = ["--http", self.address, "--http-websockets"] if router else []
+        command, environment = uwsgi_command(self._kind)
+        listen = ["--http", self.address, "--http-websockets"] if self._router else []
         self.command = [
             *command,
             *(listen or ["--http-socket", self.address]),
-            "--master",
+            *self._master,
             "--need-app",
             "--disable-logging",
             "--pythonpath",
             str(APPS),
             "--module",
-            f"{app}:app",
-            *options,
+            f"{self._app}:app",
+            *self._options,
         ]
-        self.environment = {**environment, "ADDRESS": self.address, **(env or {})}
-
-    def __enter__(self) -> Server:
+        self.environment = {**environment, "ADDRESS": self.address, **self._env}
         self._log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             self.command, stdout=self._log, stderr=self._log, env=self.environment, cwd=APPS
@@ -113,15 +124,32 @@ class Server:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                self._kill()
-                raise RuntimeError(f"uWSGI did not stop:\n{self.log}") from error
         if kind is not None:
             print(self.log)
+        # uWSGI takes a second or two over it, which need not be waited for.
+        if self.process.poll() is None:
+            if "COVERAGE_RUN" in os.environ:
+                with contextlib.suppress(OSError):
+                    self.get("/save-coverage")
+            self.process.send_signal(signal.SIGINT)
+            Server._stopping.append(self)
+
+    @classmethod
+    def wait_for_the_stopped(cls) -> None:
+        """See that all the servers that tests are done with have ended.
+
+        :raises RuntimeError: naming those that have not; they are killed.
+        """
+        failed = []
+        for server in cls._stopping:
+            try:
+                server.process.wait(15)
+            except subprocess.TimeoutExpired:
+                failed.append(f"{' '.join(server.command)} did not stop:\n{server.log}")
+                server._kill()
+        cls._stopping.clear()
+        if failed:
+            raise RuntimeError("\n".join(failed))
 
     def _kill(self) -> None:
         for pid in [*self.workers(), self.process.pid]:
@@ -155,5 +183,19 @@ class Server:
         finally:
             connection.close()
 
+    def ends(self) -> list[str]:
+        """What handlers told of how they ended."""
+        lines: list[str] = json.loads(self.get("/ends")[1])
+        return lines
+
+    def left(self) -> dict[str, int]:
+        """What the worker holds: descriptors, threads, greenlets, tasks, clients."""
+        return {"descriptors": self.descriptors(), **json.loads(self.get("/left")[1])}
+
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.worker}/fd"))
+
+    def memory(self) -> int:
+        """Bytes of memory that the worker has, or had at its most."""
+        status = Path(f"/proc/{self.worker}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024

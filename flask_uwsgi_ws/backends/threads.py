@@ -5,13 +5,15 @@ A handler's ``receive`` reads the socket itself, in one system call, and
 neither (a Pong, taking note of a Close, a Ping of ours) is done by one
 attendant thread for all the connections of the worker, a few times a second.
 
-Two locks for each connection, and their rules:
+Three locks for each connection, and their rules:
 
 * ``_reading`` is held by whoever reads and parses. The attendant only tries
   it: if it is taken, the handler is reading and needs no help.
 * ``_writing`` is held by whoever writes, from the look at the state to the last
   byte, so that no message follows a Close frame. Replies of the protocol never
   wait for it: they go to the backlog, which its holder empties.
+* ``_order`` is held, never for long, by whoever settles what goes out before what: who compresses
+  a message, adds a Close frame to the backlog, or adds a message to it without ``_writing``.
 """
 
 from __future__ import annotations
@@ -21,19 +23,32 @@ import logging
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..client import Message, Sendable, SyncClient
+from ..client import (
+    PING,
+    PING_TIMEOUT,
+    SILENT,
+    SLOW,
+    BaseClient,
+    BlockingCalls,
+    Message,
+    Sendable,
+    slow_reason,
+    would_wait,
+)
+from ..compression import Deflate
 from ..connection import CLOSED, CLOSING, OPEN
 from ..exceptions import ConnectionClosed
-from ..locks import Lock
-from ..middleware import BaseMiddleware
-from ..servers import threads_run
-from ..settings import Settings
+from ..locks import Lock, pause, thread_ident
+from ..middleware import BaseMiddleware, Opening
+from ..servers import loop_engine, threads_run
+from ..settings import LONGEST, Settings
 from ..sockets import RawSocket
 
 _log = logging.getLogger(__name__)
@@ -50,9 +65,11 @@ _READ_MOST = 262144
 # handler is not reading. A round costs about 1 µs a connection.
 _PERIOD = 0.25
 
-# Bytes of replies that may wait for a peer that does not read, before reading
-# from it waits for it too.
-_BACKLOG_MOST = 65536
+# Once: a client that is slow for long does not wake the attendant for each byte.
+_ROOM = select.EPOLLOUT | select.EPOLLONESHOT
+
+# Seconds that a message may be kept back to leave with others.
+_HOLD = 0.001
 
 
 def _remaining(deadline: float) -> float:
@@ -60,7 +77,7 @@ def _remaining(deadline: float) -> float:
     return min(max(deadline - time.monotonic(), 0.0), 1e6)
 
 
-class WebSocketClient(SyncClient):
+class WebSocketClient(BaseClient, BlockingCalls):
     """A connection served by a thread. See :class:`~.client.BaseClient`."""
 
     def __init__(
@@ -69,23 +86,34 @@ class WebSocketClient(SyncClient):
         sock: socket.socket,
         settings: Settings,
         subprotocol: str | None = None,
+        deflate: Deflate | None = None,
     ) -> None:
-        super().__init__(environ, sock, settings, subprotocol)
+        super().__init__(environ, sock, settings, subprotocol, deflate)
         sock.setblocking(True)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reading = Lock()
         self._writing = Lock()
+        self._order = Lock()
         self._backlog: deque[bytes] = deque()
+        # Bytes that a sender waits to write, who has taken them from the backlog.
+        self._rest = 0
+        # Whether the attendant waits for the kernel to have room for the backlog.
+        self._watched = False
+        # Bytes of messages in the backlog, and whether the attendant knows of them.
+        self._held = 0
+        self._holding = False
+        self._may_hold = threads_run()
+        self._receiver = 0
         self._read_size = _READ_LEAST
         self._send_timeout = settings.send_timeout
+        self._most_unsent = settings.write_limit
         self._raw = RawSocket(sock)
-        # For the attendant: whether bytes came since its last round, and the
-        # time of the last that it knows of and of its Ping.
-        self._heard = False
-        self._heard_at = time.monotonic()
-        self._pinged_at: float | None = None
+        self._inbox: deque[Message] = deque()
         self._ended_at: float | None = None
+        # Since when the kernel has taken nothing of the backlog, and what it had taken by then.
+        self._stuck_at: float | None = None
+        self._stuck_bytes = 0
 
     # Receiving.
 
@@ -93,8 +121,11 @@ class WebSocketClient(SyncClient):
         if timeout is None:
             timeout = self.timeout
         deadline = 0.0 if timeout is None else time.monotonic() + max(timeout, 0)
+        self._receiver = thread_ident()
         while True:
             if not self._inbox:
+                if self._backlog:
+                    self._send_backlog()
                 if timeout is None:
                     self._wait()
                 else:
@@ -109,12 +140,6 @@ class WebSocketClient(SyncClient):
         return None
 
     def recv_nb(self) -> Message | None:
-        """Give the next message if it is here.
-
-        :returns: ``''`` if there is none, ``None`` once when the connection
-            has ended.
-        :raises ConnectionClosed: after that ``None``.
-        """
         try:
             return self.receive(timeout=0)
         except TimeoutError:
@@ -127,7 +152,7 @@ class WebSocketClient(SyncClient):
             while not self._inbox and self._connection.state == _OPEN:
                 self._read(0)
                 if self._backlog:
-                    self._wait_for_backlog(self._send_timeout)
+                    self._wait_for_backlog(LONGEST)
         finally:
             self._reading.release()
 
@@ -153,12 +178,19 @@ class WebSocketClient(SyncClient):
             raise TimeoutError("no message came in time")
 
     def _readable(self, deadline: float) -> bool:
+        """Wait until :meth:`_read` has something to do."""
+        if self._connection.faulty:
+            return True
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(_remaining(deadline) * 1000))
 
     def _read(self, flags: int) -> None:
         """Read once and take what came. ``_reading`` is held."""
+        if self._connection.faulty:
+            # All messages before the fault are taken, and answered if they were to be.
+            self._reply(self._connection.close())
+            return
         size = self._read_size
         try:
             data = self._raw.recv(size, flags)
@@ -175,44 +207,95 @@ class WebSocketClient(SyncClient):
         elif len(data) <= size // 8 and size > _READ_LEAST:
             self._read_size = size // 4
         self._heard = True
-        for message in connection.receive_data(data):
-            self._inbox.append(message)
+        self.bytes_received += len(data)
+        self._inbox.extend(connection.receive_data(data))
+        if self._asked_at:
+            self._look_for_pong()
         if connection.has_replies:
-            self._backlog.append(connection.take_replies())
-            self._send_backlog()
+            self._reply(connection.take_replies())
 
     # Sending.
 
     def send(self, message: Sendable | None, binary: bool | None = None) -> None:
         self._send(self._frame(message, binary))
 
-    def ping(self, data: bytes = b"") -> None:
-        """Send a Ping, :rfc:`6455` section 5.5.2; the Pong is dealt with here.
+    def send_nb(self, message: Sendable | None, binary: bool | None = None) -> None:
+        if self._connection.state == _OPEN and self.unsent > self._most_unsent:
+            self._send_backlog()
+            if self.unsent > self._most_unsent:
+                raise would_wait(self.unsent)
+        frame = self._frame(message, binary)
+        with self._order:
+            # A Close frame is added after its state has been set, and so behind this one.
+            if self._connection.state != _OPEN:
+                raise self._ended()
+            self._backlog.append(self._connection.compress(frame))
+        self._send_backlog()
 
-        :param data: at most 125 bytes.
-        :raises ConnectionClosed: when the connection has ended.
-        :raises TypeError: for what is not bytes.
-        :raises ValueError: for more than 125 bytes.
-        """
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise TypeError(f"a Ping carries bytes, not {type(data).__name__}")
-        self._send(self._connection.ping(bytes(data)))
+    @property
+    def unsent(self) -> int:
+        return self._waiting() + self._rest
+
+    def _waiting(self) -> int:
+        """Count the bytes of the backlog."""
+        return sum(map(len, self._backlog.copy()))
+
+    def ping(self, data: bytes = b"") -> None:
+        self._send(self._ping_frame(data))
 
     def _send(self, frame: bytes) -> None:
         self._writing.acquire()
         try:
-            # Taken before the look at the state: if a Close frame is among
-            # them the state tells, and if one comes later it goes out later.
-            replies = self._take_backlog() if self._backlog else b""
-            if self._connection.state != _OPEN:
-                if replies:
-                    self._backlog.appendleft(replies)
-                raise self._ended()
-            self._write(replies + frame if replies else frame, self._send_timeout)
+            if self._connection.compresses:
+                # In the order in which frames go out. One that does not go out after all finds
+                # the connection ended, where nothing else will refer to it.
+                with self._order:
+                    data = self._hold_or_take(self._connection.compress(frame))
+            else:
+                data = self._hold_or_take(frame)
+            if data:
+                self._write(data, self._send_timeout)
         finally:
             self._writing.release()
-            if self._backlog:
+            if self._backlog and not self._holding:
                 self._send_backlog()
+
+    def _hold_or_take(self, frame: bytes) -> bytes:
+        """Give what is to be written, up to a frame; nothing if that is kept back."""
+        if (
+            self._inbox
+            and self._may_hold
+            and self._held < self._most_unsent
+            and self._receiver == thread_ident()
+            and self._connection.state == _OPEN
+        ):
+            self._hold(frame)
+            return b""
+        # Taken before the look at the state: if a Close frame is among
+        # them the state tells, and if one comes later it goes out later.
+        replies = self._take_backlog() if self._backlog else b""
+        if self._connection.state != _OPEN:
+            if replies:
+                self._backlog.appendleft(replies)
+            raise self._ended()
+        return replies + frame if replies else frame
+
+    def _hold(self, frame: bytes) -> None:
+        """Keep a frame back, to leave with those that follow at once.
+
+        More messages are here for the handler, so that it will come back for
+        one soon and then send what it has said to all of them. Should it not,
+        the attendant does, within some milliseconds.
+        """
+        self._backlog.append(frame)
+        if self._connection.state != _OPEN and self._backlog[-1] is frame:
+            # It ended since the look at the state; its Close frame may be the one before.
+            self._backlog.pop()
+            raise self._ended()
+        self._held += len(frame)
+        if not self._holding:
+            self._holding = True
+            _attendant.hurry(self)
 
     def _write(self, data: bytes, timeout: float) -> None:
         """Write whole frames. ``_writing`` is held.
@@ -221,13 +304,11 @@ class WebSocketClient(SyncClient):
             seconds or is gone. The connection is at its end then: after a part
             of a frame nothing else can follow.
         """
-        try:
-            sent = self._raw.send(data, _NOW)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
+        sent = self._raw.send_now(data)
+        if sent < 0:
             self._lose()
             raise self._ended() from None
+        self.bytes_sent += sent
         if sent < len(data):
             self._write_rest(data, sent, timeout)
 
@@ -237,69 +318,87 @@ class WebSocketClient(SyncClient):
         view = memoryview(data)
         try:
             while sent < len(data):
+                self._rest = len(data) - sent
                 if not poll.poll(timeout * 1000):
-                    raise ConnectionClosed(1006, f"the client took no bytes for {timeout} seconds")
+                    self._give_up_slow(timeout)
+                    raise self._ended()
                 with contextlib.suppress(BlockingIOError):
-                    sent += self._socket.send(view[sent:], _NOW)
+                    count = self._socket.send(view[sent:], _NOW)
+                    sent += count
+                    self.bytes_sent += count
         except OSError:
             self._lose()
             raise self._ended() from None
         except BaseException:
             self._lose()
             raise
+        finally:
+            self._rest = 0
+
+    def _reply(self, frames: bytes) -> None:
+        """Send control frames, without waiting."""
+        with self._order:
+            self._backlog.append(frames)
+        self._send_backlog()
 
     def _sending_is_busy(self) -> bool:
-        return self._writing.locked()
+        return bool(self._writing.locked())
 
     def _send_backlog(self) -> None:
-        """Write the waiting replies, as many as the kernel takes at once.
+        """Write what is waiting, as much as the kernel takes at once.
 
-        Waits for nothing: where somebody is writing, that one sends them.
+        Waits for nothing: where somebody is writing, that one sends it, and where the kernel
+        has no room, the attendant does when it has.
         """
         backlog = self._backlog
         while backlog and self._writing.acquire(False):
             try:
                 data = self._take_backlog()
-                try:
-                    sent = self._raw.send(data, _NOW)
-                except BlockingIOError:
-                    sent = 0
-                except OSError:
+                sent = self._raw.send_now(data)
+                if sent < 0:
                     self._lose()
                     return
+                self.bytes_sent += sent
                 if sent < len(data):
                     backlog.appendleft(data[sent:])
-                    return
+                    # The next message is not kept back but waits for the client.
+                    self._held = self._most_unsent
             finally:
                 self._writing.release()
+            # Not before the release: the attendant may be told at once.
+            if sent < len(data):
+                if not self._watched:
+                    self._watched = True
+                    if not _attendant.watch(self):
+                        self._watched = False
+                return
 
     def _take_backlog(self) -> bytes:
         backlog = self._backlog
+        self._held = 0
         return b"".join([backlog.popleft() for _ in range(len(backlog))])
 
     def _wait_for_backlog(self, timeout: float) -> None:
         """Let a peer that asks and does not read wait, rather than keep its answers."""
-        deadline = time.monotonic() + min(timeout, self._send_timeout)
+        end = time.monotonic() + timeout
+        taken = -1
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT)
-        while sum(map(len, self._backlog)) > _BACKLOG_MOST:
-            if not poll.poll(_remaining(deadline) * 1000):
-                if timeout >= self._send_timeout:
-                    self._lose()
-                return
+        while self._waiting() > self._most_unsent:
+            # A slow peer may take its time, as long as it takes something.
+            if self.bytes_sent != taken:
+                taken = self.bytes_sent
+                slow_at = time.monotonic() + self._send_timeout
+            poll.poll(_remaining(min(end, slow_at)) * 1000)
             self._send_backlog()
+            if self.bytes_sent == taken and _remaining(slow_at) == 0:
+                self._give_up_slow(self._send_timeout)
+            if self._connection.state == CLOSED or _remaining(end) == 0:
+                return
 
     # Ending.
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Do the closing handshake, :rfc:`6455` section 7.1.2; once is enough.
-
-        Waits for the peer's Close frame, at most ``close_timeout`` seconds.
-
-        :param code: why: 1000 to 1003, 1007 to 1014, 3000 to 4999.
-        :param reason: the same for people, at most 123 bytes of UTF-8.
-        :raises ValueError: for another code or a longer reason.
-        """
         deadline = time.monotonic() + self._settings.close_timeout
         if not self._start_closing(code, reason, deadline):
             return
@@ -308,6 +407,8 @@ class WebSocketClient(SyncClient):
             try:
                 while self._connection.state != CLOSED and self._readable(deadline):
                     self._read(_NOW)
+                    if self._backlog:
+                        self._wait_for_backlog(_remaining(deadline))
                     if _remaining(deadline) == 0:
                         break
                 # Nobody has to be woken: what was sent may still be on its way,
@@ -327,14 +428,31 @@ class WebSocketClient(SyncClient):
             self._lose()
             return False
         try:
-            frame = self._connection.close(code, reason)
-            if frame:
-                self._write(self._take_backlog() + frame, timeout)
+            with self._order:
+                frame = self._connection.close(code, reason)
+                data = self._take_backlog() + frame if frame else b""
+            if data:
+                self._write(data, timeout)
         except ConnectionClosed:
             return False
         finally:
             self._writing.release()
         return bool(frame)
+
+    @property
+    def idle(self) -> bool:
+        return not self._inbox and bool(self._reading.locked())
+
+    def begin_close(self, code: int, reason: str) -> None:
+        frame = self._connection.close(code, reason)
+        if frame:
+            self._reply(frame)
+
+    def _give_up_slow(self, seconds: float) -> None:
+        if self._connection.state == _OPEN:
+            self.dropped = SLOW
+        self._connection.close(1008, slow_reason(seconds))
+        self._lose()
 
     def _lose(self) -> None:
         """End the connection without another word; wakes who waits on it."""
@@ -370,6 +488,15 @@ class WebSocketClient(SyncClient):
         """
         deadline = time.monotonic() + self._settings.close_timeout
         self._send_backlog()
+        poll = select.poll()
+        poll.register(self._socket, select.POLLOUT)
+        while self._backlog and poll.poll(_remaining(deadline) * 1000):
+            self._send_backlog()
+            if self._backlog:
+                # Somebody else is writing, or the kernel took a part.
+                pause(0.001)
+                if _remaining(deadline) == 0:
+                    break
         with self._reading, contextlib.suppress(OSError):
             if self._connection.state == CLOSING and self._readable(deadline):
                 self._socket.recv(_READ_MOST, _NOW)
@@ -387,17 +514,30 @@ class WebSocketClient(SyncClient):
 
     # For the attendant.
 
+    def send_held(self) -> None:
+        """Send what the handler has kept back and not come to send."""
+        self._holding = False
+        self._send_backlog()
+
+    def send_waiting(self) -> None:
+        """Send more of the backlog: the kernel has room."""
+        self._watched = False
+        self._send_backlog()
+
     def attend(self, now: float) -> None:
         """Do what is due while the handler is busy elsewhere. Never waits.
 
         :param now: ``time.monotonic()``.
         """
-        if self._heard:
-            self._heard = False
-            self._heard_at = now
-            self._pinged_at = None
         if self._backlog:
             self._send_backlog()
+        if not self._backlog or self.bytes_sent != self._stuck_bytes:
+            self._stuck_at = None
+        elif self._stuck_at is None:
+            self._stuck_at = now
+        elif now - self._stuck_at > self._send_timeout:
+            self._give_up_slow(self._send_timeout)
+        self._stuck_bytes = self.bytes_sent
         if self._connection.state != _OPEN:
             # The handler does not look; do not keep the peer waiting for it.
             if self._ended_at is None:
@@ -405,27 +545,24 @@ class WebSocketClient(SyncClient):
             elif now - self._ended_at > self._settings.close_timeout:
                 self._lose()
             return
-        if not self._reading_is_wanted() or self._backlog:
+        if len(self._inbox) >= self._settings.max_queue or self._backlog:
             # We do not listen now, so that silence says nothing of the peer.
             self._heard = True
+        elif self._connection.faulty and self._ended_at is None:
+            # The handler has until the next time to answer what came before the fault.
+            self._ended_at = now
         elif self._reading.acquire(False):
             try:
                 self._read(_NOW)
             finally:
                 self._reading.release()
-        self._keep_alive(now)
-
-    def _keep_alive(self, now: float) -> None:
-        interval, timeout = self._settings.ping_interval, self._settings.ping_timeout
-        if self._pinged_at is not None:
-            if timeout is not None and now - self._pinged_at > timeout and not self._heard:
-                self._backlog.append(self._connection.close(1011, "keepalive ping timeout"))
-                self._send_backlog()
-                self._lose()
-        elif interval is not None and now - self._heard_at > interval:
-            self._pinged_at = now
-            self._backlog.append(self._connection.ping())
-            self._send_backlog()
+        due = self._keep_alive(now)
+        if due == PING:
+            self._reply(self._keepalive_ping())
+        elif due == SILENT:
+            self.dropped = PING_TIMEOUT
+            self._reply(self._connection.close(1011, "keepalive ping timeout"))
+            self._lose()
 
 
 class _Attendant:
@@ -434,40 +571,117 @@ class _Attendant:
     def __init__(self) -> None:
         self._clients: set[WebSocketClient] = set()
         self._lock = threading.Lock()
-        self._some = threading.Event()
+        self._holders: deque[WebSocketClient] = deque()
+        # By descriptor, those whose backlog has waited for room; the poller tells when there is.
+        self._watched: dict[int, WebSocketClient] = {}
+        self._poller: select.epoll | None = None
+        # An eventfd, and whether it has been written to.
+        self._alarm = -1
+        self._alarmed = False
         self._pid = 0
 
     def add(self, client: WebSocketClient) -> None:
         with self._lock:
-            self._clients.add(client)
-            self._some.set()
             # A thread does not live on in a forked worker; start it anew there.
             if self._pid != os.getpid():
-                threading.Thread(
-                    target=self._run, name="flask-uwsgi-ws attendant", daemon=True
-                ).start()
+                self._start()
                 self._pid = os.getpid()
+            self._clients.add(client)
+            if len(self._clients) == 1:
+                self._wake()
 
     def remove(self, client: WebSocketClient) -> None:
         with self._lock:
             self._clients.discard(client)
-            if not self._clients:
-                self._some.clear()
+            if self._watched.get(client.fd) is client:
+                del self._watched[client.fd]
+                assert self._poller is not None
+                self._poller.unregister(client.fd)
 
-    def _run(self) -> None:
+    def watch(self, client: WebSocketClient) -> bool:
+        """Have *client* told when the kernel has room for its backlog.
+
+        :returns: whether it will be.
+        """
+        with self._lock:
+            if client not in self._clients:
+                return False
+            assert self._poller is not None
+            if client.fd in self._watched:
+                self._poller.modify(client.fd, _ROOM)
+            else:
+                self._poller.register(client.fd, _ROOM)
+                self._watched[client.fd] = client
+            return True
+
+    def hurry(self, client: WebSocketClient) -> None:
+        """See that what *client* keeps back is not kept for long."""
+        self._holders.append(client)
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._alarmed:
+            self._alarmed = True
+            os.eventfd_write(self._alarm, 1)
+
+    def _start(self) -> None:
+        poller = select.epoll()
+        alarm = -1
+        try:
+            alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            poller.register(alarm, select.EPOLLIN)
+            threading.Thread(
+                target=self._run, args=(poller, alarm), name="flask-uwsgi-ws attendant", daemon=True
+            ).start()
+        except BaseException:
+            poller.close()
+            if alarm >= 0:
+                os.close(alarm)
+            raise
+        self._poller, self._alarm, self._alarmed = poller, alarm, False
+
+    def _run(self, poller: select.epoll, alarm: int) -> None:
+        due = time.monotonic()
         while True:
-            self._some.wait()
-            time.sleep(_PERIOD)
-            with self._lock:
-                clients = list(self._clients)
+            for fd, _ in poller.poll(_remaining(due) if self._clients else None):
+                if fd == alarm:
+                    os.eventfd_read(alarm)
+                    # Before the look at who holds, so that who comes later wakes this again.
+                    self._alarmed = False
+                    if self._holders:
+                        pause(_HOLD)
+                        self._send_held()
+                else:
+                    self._send_waiting(fd)
             now = time.monotonic()
-            for client in clients:
-                try:
-                    client.attend(now)
-                except Exception:
-                    # One connection's trouble is not the others'.
-                    _log.exception("could not attend to %r", client)
-                    client._lose()
+            if now >= due:
+                due = now + _PERIOD
+                self._attend(now)
+
+    def _send_waiting(self, fd: int) -> None:
+        client = self._watched.get(fd)
+        if client is not None:
+            self._safely(client, client.send_waiting)
+
+    def _send_held(self) -> None:
+        for _ in range(len(self._holders)):
+            client = self._holders.popleft()
+            self._safely(client, client.send_held)
+
+    def _attend(self, now: float) -> None:
+        with self._lock:
+            clients = list(self._clients)
+        for client in clients:
+            self._safely(client, client.attend, now)
+
+    @staticmethod
+    def _safely(client: WebSocketClient, call: Callable[..., None], *arguments: float) -> None:
+        try:
+            call(*arguments)
+        except Exception:
+            # One connection's trouble is not the others'.
+            _log.exception("could not attend to %r", client)
+            client._lose()
 
 
 _attendant = _Attendant()
@@ -479,13 +693,31 @@ class WebSocketMiddleware(BaseMiddleware):
     client = WebSocketClient
     _warned = False
 
-    def start(self, client: Any, serve: Callable[[], None]) -> None:
+    def obstacle(self) -> str | None:
+        monkey = sys.modules.get("gevent.monkey")
+        patched = monkey is not None and monkey.is_module_patched("threading")
+        if patched or loop_engine() == "gevent":
+            return (
+                "WebSocket has a thread for each connection, which gevent's loop does not go "
+                "with; use GeventWebSocket, or start uWSGI without --gevent"
+            )
+        return None
+
+    def start(
+        self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
+    ) -> None:
+        client = self.make_client(opening)
+
         def run() -> None:
             try:
-                serve()
+                self.opened(client)
+                self.serve(client, handler, arguments)
             finally:
                 _attendant.remove(client)
-                client._give_back()
+                try:
+                    client._give_back()
+                finally:
+                    self.ended(client)
 
         try:
             _attendant.add(client)
@@ -496,6 +728,7 @@ class WebSocketMiddleware(BaseMiddleware):
             self.app.logger.error("WebSocket connection turned away: %s", error)
             _attendant.remove(client)
             client._turn_away()
+            self.ended(client)
             return
         self._warn_of_no_threads()
         run()

@@ -1,117 +1,96 @@
-"""The app of the behavioural suite: each route is one way of using a client."""
+"""The app of the behavioural suite, for clients with blocking calls.
+
+Each route is one way of using a client; ``behaviour_asyncio.py`` has the same.
+"""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
+from contextlib import suppress
+from typing import Any
 
-from flask import Flask, url_for
+from common import about_client, clients, released, tell_close, tell_end, websocket
+from common import app as app
 
-import flask_uwsgi_ws
-from flask_uwsgi_ws import ConnectionClosed, WebSocketClient
-
-app = Flask(__name__)
-app.config["UWSGI_WEBSOCKET_MAX_SIZE"] = int(os.environ.get("MAX_SIZE", 32 * 2**20))
-app.config["UWSGI_WEBSOCKET_SUBPROTOCOLS"] = ["chat.v2", "chat.v1"]
-app.config["UWSGI_WEBSOCKET_CLOSE_TIMEOUT"] = 1
-for name in ("PING_INTERVAL", "PING_TIMEOUT", "SEND_TIMEOUT"):
-    if name in os.environ:
-        app.config["UWSGI_WEBSOCKET_" + name] = float(os.environ[name])
-websocket = getattr(flask_uwsgi_ws, os.environ.get("BACKEND", "WebSocket"))(app)
-
-clients: dict[str, WebSocketClient] = {}
-ends: list[str] = []
+from flask_uwsgi_ws import ConnectionClosed
 
 
-@app.get("/pid")
-def pid() -> str:
-    return str(os.getpid())
-
-
-@app.get("/ends")
-def how_handlers_ended() -> list[str]:
-    return ends
-
-
-@app.get("/threads")
-def threads() -> str:
-    return str(threading.active_count())
-
-
-@app.get("/url")
-def url() -> str:
-    return url_for("echo")
-
-
-@app.get("/both")
-def both_page() -> str:
-    return "page"
+def number_in(ws: Any) -> float:
+    return float(ws.environ["QUERY_STRING"])
 
 
 @websocket.route("/both", endpoint="both_socket")
-def both_socket(ws: WebSocketClient) -> None:
+def both_socket(ws: Any) -> None:
     ws.send("socket")
 
 
 @websocket.route("/echo")
-def echo(ws: WebSocketClient) -> None:
+def echo(ws: Any) -> None:
     while True:
         msg = ws.receive()
         ws.send(msg)
 
 
 @websocket.route("/iterate")
-def iterate(ws: WebSocketClient) -> None:
+def iterate(ws: Any) -> None:
     for message in ws:
         ws.send(message)
-    ends.append(f"iterate {ws.close_code} {ws.close_reason}")
+    tell_close(ws)
+
+
+@websocket.route("/worker")
+def worker(ws: Any) -> None:
+    for _ in ws:
+        ws.send(str(os.getpid()))
 
 
 @websocket.route("/hello/<name>/<int:times>")
-def hello(ws: WebSocketClient, name: str, times: int) -> None:
+def hello(ws: Any, name: str, times: int) -> None:
     for _ in range(times):
         ws.send(f"hello {name}")
 
 
 @websocket.route("/greeting", defaults={"word": "good day"})
-def greeting(ws: WebSocketClient, word: str) -> None:
+def greeting(ws: Any, word: str) -> None:
     ws.send(word)
 
 
 @websocket.route("/about")
-def about(ws: WebSocketClient) -> None:
-    ws.send_json(
-        {
-            "connected": ws.connected,
-            "closed": ws.closed,
-            "close_code": ws.close_code,
-            "subprotocol": ws.subprotocol,
-            "id": ws.id,
-            "fd": ws.fd,
-            "timeout": ws.timeout,
-            "path": ws.environ["PATH_INFO"],
-            "query": ws.environ["QUERY_STRING"],
-            "compiled": flask_uwsgi_ws.frames.COMPILED,
-            "repr": repr(ws),
-        }
-    )
+def about(ws: Any) -> None:
+    ws.send_json(about_client(ws))
 
 
 @websocket.route("/close/<int:code>/<reason>")
-def close(ws: WebSocketClient, code: int, reason: str) -> None:
+def close(ws: Any, code: int, reason: str) -> None:
     ws.close(code, reason)
     ws.close(code, reason)
-    ends.append(f"close {ws.close_code} {ws.close_reason}")
+    tell_close(ws)
+
+
+@websocket.route("/answer-at-length")
+def answer_at_length(ws: Any) -> None:
+    try:
+        for _ in ws:
+            for _ in range(4):
+                ws.send(b"x" * 12_000)
+                time.sleep(0.002)
+    except ConnectionClosed as error:
+        tell_end(ws, error)
+
+
+@websocket.route("/coroutine")
+async def coroutine(ws: Any) -> None:
+    ws.send("not run")
 
 
 @websocket.route("/fail")
-def fail(_ws: WebSocketClient) -> None:
-    raise (SystemExit if _ws.environ["QUERY_STRING"] else RuntimeError)("on purpose")
+def fail(ws: Any) -> None:
+    raise (SystemExit if ws.environ["QUERY_STRING"] else RuntimeError)("on purpose")
 
 
 @websocket.route("/end")
-def end(ws: WebSocketClient) -> None:
+def end(ws: Any) -> None:
     """What receive gives at the end: None once, then ConnectionClosed, and from send at once."""
     told: list[str] = []
     message = ws.receive()
@@ -123,24 +102,76 @@ def end(ws: WebSocketClient) -> None:
             call()
         except ConnectionClosed as error:
             told.append(f"{error.code}")
-    ends.append("end " + " ".join(told))
+    tell_end(ws, *told)
 
 
 @websocket.route("/push")
-def push(ws: WebSocketClient) -> None:
+def push(ws: Any) -> None:
     """Only sends; how long it goes on after the client left is for the test to see."""
-    while True:
-        ws.send("tick")
-        time.sleep(0.05)
+    try:
+        while True:
+            ws.send("tick")
+            time.sleep(0.05)
+    finally:
+        tell_close(ws)
+
+
+@websocket.route("/stream")
+def stream(ws: Any) -> None:
+    """Only sends, and never rests."""
+    message = "x" * 1000
+    try:
+        while True:
+            ws.send(message)
+    except ConnectionClosed as error:
+        tell_end(ws, error)
 
 
 @websocket.route("/sleep")
-def sleep(ws: WebSocketClient) -> None:
-    time.sleep(float(ws.environ["QUERY_STRING"]))
+def sleep(ws: Any) -> None:
+    time.sleep(number_in(ws))
+
+
+@websocket.route("/stay/<mark>")
+def stay(ws: Any, mark: str) -> None:
+    """Does not care whether the client is still there."""
+    ws.send("here")
+    while mark not in released:
+        time.sleep(0.02)
+    tell_end(ws)
+
+
+@websocket.route("/insist/<mark>")
+def insist(ws: Any, mark: str) -> None:
+    """Goes on asking when it has been told that this is the end."""
+    ws.send("here")
+    while mark not in released:
+        with suppress(ConnectionClosed):
+            ws.recv_nb()
+        with suppress(ConnectionClosed):
+            ws.send("x")
+        time.sleep(0.02)
+    tell_end(ws)
+
+
+@websocket.route("/answer-slowly")
+def answer_slowly(ws: Any) -> None:
+    """Sleeps after each answer."""
+    for message in ws:
+        ws.send(message)
+        time.sleep(number_in(ws))
+
+
+@websocket.route("/begin-late")
+def begin_late(ws: Any) -> None:
+    """Sleeps before it takes the first message; answers with the beginning of each."""
+    time.sleep(number_in(ws))
+    for message in ws:
+        ws.send(message[:10])
 
 
 @websocket.route("/wait")
-def wait(ws: WebSocketClient) -> None:
+def wait(ws: Any) -> None:
     """Receives with a timeout, and without waiting."""
     try:
         ws.receive(timeout=0.1)
@@ -161,7 +192,7 @@ def wait(ws: WebSocketClient) -> None:
 
 
 @websocket.route("/types")
-def types(ws: WebSocketClient) -> None:
+def types(ws: Any) -> None:
     """Sends what can be sent, then what can not, and tells of the errors."""
     ws.send("text")
     ws.send(b"bytes")
@@ -193,7 +224,7 @@ def types(ws: WebSocketClient) -> None:
 
 
 @websocket.route("/json")
-def json_route(ws: WebSocketClient) -> None:
+def json_route(ws: Any) -> None:
     ws.send_json(ws.receive_json())
     for _ in range(2):
         try:
@@ -207,47 +238,29 @@ def json_route(ws: WebSocketClient) -> None:
 
 
 @websocket.route("/sharedarea/<int:position>")
-def sharedarea(ws: WebSocketClient, position: int) -> None:
+def sharedarea(ws: Any, position: int) -> None:
     ws.send_from_sharedarea(0, position)
     ws.send_binary_from_sharedarea(0, position)
 
 
 @websocket.route("/register/<name>")
-def register(ws: WebSocketClient, name: str) -> None:
+def register(ws: Any, name: str) -> None:
+    """Can be reached by its name from views, threads and other handlers."""
     clients[name] = ws
-    for message in ws:
-        ws.send(message)
-
-
-@app.get("/send/<name>/<int:count>")
-def send(name: str, count: int) -> str:
-    """Sends from a view, and from threads of its own at once."""
-    client = clients[name]
-
-    def many(mark: int) -> None:
-        for number in range(count):
-            client.send(f"{mark} {number} " + "x" * 2000)
-
-    workers = [threading.Thread(target=many, args=(mark,)) for mark in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return "sent"
-
-
-@app.get("/close-client/<name>")
-def close_client(name: str) -> str:
-    clients[name].close(4000, "from a view")
-    return str(clients[name].close_code)
-
-
-@app.get("/flood/<name>")
-def flood(name: str) -> str:
-    """Sends to a client that does not read."""
     try:
-        for _ in range(1000):
-            clients[name].send(b"x" * 100_000)
-    except ConnectionClosed as error:
-        return str(error)
-    return "it took all"
+        for message in ws:
+            ws.send(message)
+    finally:
+        del clients[name]
+
+
+@websocket.route("/send-to/<name>/<int:mark>/<int:count>")
+def send_to(_ws: Any, name: str, mark: int, count: int) -> None:
+    """Sends to another client."""
+    for number in range(count):
+        clients[name].send(f"{mark} {number} " + "x" * 2000)
+
+
+@websocket.route("/close-other/<name>")
+def close_other(_ws: Any, name: str) -> None:
+    clients[name].close(4002, "from another handler")

@@ -1,4 +1,6 @@
-// The page's side of the chat. What the server calls things is in chat.py.
+// The page's side of the chat. What the server calls things is in room.py.
+
+import { Connection } from "./connection.js";
 
 const find = (id) => document.getElementById(id);
 const log = find("log");
@@ -10,8 +12,6 @@ const text = find("text");
 const TEXT_MOST = Number(document.body.dataset.textMost);
 const HISTORY_MOST = Number(document.body.dataset.historyMost);
 const ITEMS_MOST = 500;
-const ANSWER_WITHIN = 10_000;
-const PING_EVERY = 25_000;
 const TYPING_EVERY = 2_000;
 const TYPING_LASTS = 4_000;
 const GROUP_WITHIN = 5 * 60_000;
@@ -40,85 +40,45 @@ function randomToken() {
 
 // The connection.
 
-let socket = null;
+const connection = new Connection("chat", JSON.stringify({ type: "ping" }));
 let joined = false;
-let attempt = 0;
-let answerTimer = null;
-let retryTimer = null;
+let countdown = null;
 
-function connect() {
-  clearTimeout(retryTimer);
-  showConnection("connecting", "Connecting…");
-  find("countdown").textContent = "Trying again…";
-  const address = new URL("chat", location.href.replace(/^http/, "ws"));
-  const mySocket = new WebSocket(address);
-  socket = mySocket;
-  answerTimer = setTimeout(retryLater, ANSWER_WITHIN);
-  socket.onopen = () => ask({ type: "join", name, session });
-  socket.onmessage = ({ data }) => {
-    if (mySocket !== socket) return;
-    clearTimeout(answerTimer);
-    answerTimer = null;
-    const event = JSON.parse(data);
-    events[event.type]?.(event);
-  };
-  socket.onclose = () => {
-    if (mySocket === socket) retryLater();
-  };
-}
+connection.onopen = () => ask({ type: "join", name, session });
+connection.onmessage = (data) => {
+  const event = JSON.parse(data);
+  events[event.type]?.(event);
+};
+connection.onlost = (seconds) => {
+  lose(`Connection lost. Again in ${Math.ceil(seconds)} s.`);
+  countdown = setInterval(() => {
+    seconds -= 1;
+    find("lost-words").textContent = seconds > 0
+      ? `Connection lost. Again in ${Math.ceil(seconds)} s.` : "Connection lost. Trying again…";
+  }, 1000);
+};
+connection.onended = (reason) => lose(`The server has ended the connection: ${reason}.`);
 
-function disconnect() {
-  const before = socket;
-  socket = null;
-  joined = false;
-  clearTimeout(answerTimer);
-  clearTimeout(retryTimer);
-  answerTimer = null;
-  before?.close();
-}
-
-// Without an answer the connection is dead, even if the browser can not know yet.
 function ask(request) {
-  socket.send(JSON.stringify(request));
-  answerTimer ??= setTimeout(retryLater, ANSWER_WITHIN);
+  return connection.send(JSON.stringify(request));
 }
 
-function retryLater() {
-  disconnect();
-  // A random part, so that not everybody comes back at the same moment.
-  const longest = Math.min(30, 2 ** attempt);
-  attempt += 1;
-  let seconds = longest * (0.5 + Math.random() / 2);
+function lose(words) {
+  joined = false;
   showConnection("lost", "Not connected");
-  const wait = () => {
-    find("countdown").textContent = `Again in ${Math.ceil(seconds)} s.`;
-    const step = Math.min(1, seconds);
-    seconds -= step;
-    retryTimer = setTimeout(step > 0 ? wait : connect, step * 1000);
-  };
-  wait();
+  find("lost-words").textContent = words;
 }
 
 function showConnection(state, words) {
+  clearInterval(countdown);
   find("chat").dataset.state = state;
   find("state").textContent = words;
-  find("lost").hidden = attempt === 0;
-  find("retry").disabled = state !== "lost";
+  find("lost").hidden = state !== "lost";
   for (const item of waiting.children) showWaiting(item);
 }
 
-// The network may have gone and come while the page slept.
-function wake() {
-  if (!name || document.hidden) return;
-  if (joined) ask({ type: "ping" });
-  else if (!socket) connect();
-}
-
-setInterval(() => joined && ask({ type: "ping" }), PING_EVERY);
-addEventListener("online", wake);
-document.addEventListener("visibilitychange", wake);
 find("retry").onclick = () => {
-  connect();
+  connection.open();
   text.focus();
 };
 
@@ -127,7 +87,6 @@ find("retry").onclick = () => {
 const events = {
   welcome(event) {
     joined = true;
-    attempt = 0;
     showConnection("connected", "Connected");
     const renamed = event.name !== name && event.name !== myName;
     showPeople(event.people, event.name);
@@ -347,7 +306,7 @@ text.oninput = () => {
   setText(text.value);
   if (joined && text.value.trim() && Date.now() - typingTold > TYPING_EVERY) {
     typingTold = Date.now();
-    socket.send(JSON.stringify({ type: "typing" }));
+    connection.send(JSON.stringify({ type: "typing" }), false);
   }
 };
 
@@ -414,15 +373,16 @@ function enter(wanted) {
   find("chat").hidden = false;
   setText(kept.get("draft", ""));
   text.focus();
-  connect();
+  showConnection("connecting", "Connecting…");
+  connection.open();
 }
 
 function leave(trouble = "") {
-  disconnect();
+  connection.close();
+  joined = false;
   name = "";
   kept.set("name", "");
   session = randomToken();
-  attempt = 0;
   find("chat").hidden = true;
   find("door").hidden = false;
   find("name").value ||= localStorage.getItem("chat.name") ?? "";

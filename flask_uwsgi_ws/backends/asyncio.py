@@ -1,0 +1,633 @@
+"""The asyncio backend: a task for each connection.
+
+The loop is that of uWSGI's asyncio engine where that runs (``--asyncio 100
+--greenlet``). In any other mode of uWSGI it runs in a thread of the worker.
+What a handler sees is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import inspect
+import logging
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+from ..client import BlockingCalls, Message, Sendable, from_json, sharedarea, to_json
+from ..compression import Deflate
+from ..connection import OPEN
+from ..exceptions import ConnectionClosed
+from ..extension import WebSocket
+from ..loops import new_event_loop, task_owner
+from ..middleware import BaseMiddleware, Opening
+from ..servers import loop_engine, threads_run
+from ..settings import Settings
+from .evented import TICK, EventedClient, Reactor
+
+_log = logging.getLogger(__name__)
+
+_NOT_IN_LOOP = "receive in the connection's own loop; others can send and close"
+
+_OPEN = OPEN
+
+Result = TypeVar("Result")
+
+
+class AsyncioReactor(Reactor):
+    """The connections of the running event loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.get_running_loop()
+        self._ticks: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self.loop.add_reader(self.poller.fileno(), self.turn)
+        self._ticks = self.loop.call_later(TICK, self._tick_again)
+
+    def stop(self) -> None:
+        self.loop.remove_reader(self.poller.fileno())
+        if self._ticks is not None:
+            self._ticks.cancel()
+
+    def _tick_again(self) -> None:
+        self._ticks = self.loop.call_later(TICK, self._tick_again)
+        self.tick()
+
+    def call_soon(self) -> None:
+        self.loop.call_soon(self.send_all)
+
+    def call_from_thread(self) -> None:
+        self.loop.call_soon_threadsafe(self.take_foreign)
+
+
+_reactor: AsyncioReactor | None = None
+
+
+def _current_reactor() -> AsyncioReactor:
+    global _reactor
+    loop = asyncio.get_running_loop()
+    # One that was made before a fork is the parent's.
+    if _reactor is None or _reactor.pid != os.getpid() or _reactor.loop is not loop:
+        _reactor = AsyncioReactor()
+    return _reactor
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class AsyncioWebSocketClient(EventedClient):
+    """A connection served by a task. See :class:`~..client.BaseClient`.
+
+    The methods that wait are coroutines, for tasks of the loop that serves the
+    connection. Everybody else, a view or another thread, has :attr:`sync`.
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, Any],
+        sock: socket.socket,
+        settings: Settings,
+        subprotocol: str | None = None,
+        deflate: Deflate | None = None,
+    ) -> None:
+        reactor = _current_reactor()
+        self._loop = reactor.loop
+        self._tasks: weakref.WeakSet[asyncio.Task[Any]] | None = None
+        super().__init__(environ, sock, settings, subprotocol, deflate, reactor)
+
+    @property
+    def sync(self) -> BlockingClient:
+        """This connection with blocking calls, for views and other threads."""
+        return BlockingClient(self)
+
+    # Waiting.
+
+    def _wake(self, waiter: Any) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    async def _block(self, receiving: bool, deadline: float | None) -> None:
+        """Wait to be woken, or for *deadline*, of ``time.monotonic()``."""
+        waiter = self._loop.create_future()
+        self._add_waiter(waiter, receiving)
+        timer: asyncio.TimerHandle | None = None
+        if deadline is not None:
+            seconds = max(deadline - time.monotonic(), 0.0)
+            timer = self._loop.call_later(seconds, _wake, waiter)
+        try:
+            await waiter
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._remove_waiter(waiter)
+
+    async def _elsewhere(self, call: Coroutine[Any, Any, Result]) -> Result:
+        """Await *call* in the loop of the connection, from another one."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(call, self._loop))
+
+    # Receiving.
+
+    async def receive(self, timeout: float | None = None) -> Message | None:
+        """Wait for the next message.
+
+        :param timeout: seconds to wait; ``None`` waits as :attr:`timeout` says.
+        :returns: ``str`` for text, ``bytes`` for binary (:rfc:`6455` section
+            5.6), and ``None`` once when the connection has ended.
+        :raises ConnectionClosed: after that ``None``.
+        :raises TimeoutError: when no message came in time.
+        :raises RuntimeError: in another loop or thread.
+        """
+        if self._is_foreign():
+            raise RuntimeError(_NOT_IN_LOOP)
+        if timeout is None:
+            timeout = self.timeout
+        if timeout is not None:
+            await self._wait_until(time.monotonic() + max(timeout, 0))
+        while not self._has_message():
+            if self._connection.state != _OPEN:
+                self._end_of_messages()
+                return None
+            # Not in a coroutine of its own, which would cost as much as all the rest here.
+            waiter = self._loop.create_future()
+            self._add_waiter(waiter, True)
+            try:
+                await waiter
+            except BaseException:
+                self._remove_waiter(waiter)
+                raise
+        return self._take()
+
+    async def _wait_until(self, deadline: float) -> None:
+        """Wait for a message or the end, up to *deadline*, of ``time.monotonic()``.
+
+        :raises TimeoutError: when it has passed.
+        """
+        while not self._has_message() and self._connection.state == _OPEN:
+            await self._block(True, deadline)
+            if self._is_too_late(deadline):
+                raise TimeoutError("no message came in time")
+
+    async def recv(self, timeout: float | None = None) -> Message | None:
+        """The same as :meth:`receive`."""
+        return await self.receive(timeout)
+
+    async def a_recv(self) -> Message | None:
+        """The same as :meth:`receive`."""
+        return await self.receive()
+
+    async def recv_nb(self) -> Message | None:
+        """Give the next message if it is here.
+
+        :returns: ``''`` if there is none, ``None`` once when the connection
+            has ended.
+        :raises ConnectionClosed: after that ``None``.
+        """
+        if self._is_foreign():
+            raise RuntimeError(_NOT_IN_LOOP)
+        if self._connection.state == _OPEN and not self._has_message():
+            # A loop that asks again and again must not keep us from reading.
+            await asyncio.sleep(0)
+        return self.poll_message()
+
+    def poll_message(self) -> Message | None:
+        """What :meth:`recv_nb` gives, in the loop's thread."""
+        if self._has_message():
+            return self._take()
+        if self._connection.state != _OPEN:
+            self._end_of_messages()
+            return None
+        return ""
+
+    async def receive_json(self, timeout: float | None = None) -> Any:
+        """Wait for a message and read it as JSON.
+
+        ``None`` is the end, once, or a ``null``; :attr:`connected` tells which.
+
+        :raises ValueError: if it is not JSON, or nested too deeply; else as :meth:`receive`.
+        """
+        return from_json(await self.receive(timeout))
+
+    def __iter__(self) -> Any:
+        raise TypeError("the messages come with 'async for message in ws'")
+
+    def __aiter__(self) -> AsyncIterator[Message]:
+        """Give the messages until the connection ends."""
+        return self
+
+    async def __anext__(self) -> Message:
+        try:
+            message = await self.receive()
+        except ConnectionClosed:
+            raise StopAsyncIteration from None
+        if message is None:
+            raise StopAsyncIteration
+        return message
+
+    # Sending.
+
+    async def send(self, message: Sendable | None, binary: bool | None = None) -> None:
+        """Send a message; from any task, never interleaved with another.
+
+        Waits only while much is waiting to be sent.
+
+        :param message: ``str`` goes as text, bytes as binary. ``None``, which is what
+            ``receive`` gives at the end, can not be sent, but ends a loop that tries to.
+        :param binary: ``True`` or ``False`` to send as binary or text
+            whatever *message* is.
+        :raises ConnectionClosed: when the connection has ended, or the client
+            takes no bytes for ``send_timeout`` seconds, which ends it.
+        :raises TypeError: for what is neither ``str`` nor bytes.
+        :raises ValueError: for text that can not be UTF-8.
+        """
+        frame = self._frame(message, binary)
+        if self._is_foreign():
+            await self._elsewhere(self._send(frame))
+            return
+        self._put(frame)
+        if self._unsent > self._most_unsent:
+            await self._wait_to_send()
+
+    async def _send(self, frame: bytes) -> None:
+        # It may have ended on the way from another loop.
+        if self._connection.state == _OPEN:
+            self._put(frame)
+        if self._unsent > self._most_unsent:
+            await self._wait_to_send()
+
+    async def _wait_to_send(self) -> None:
+        self.send_out()
+        if self._unsent <= self._most_unsent:
+            # A handler that only sends must let others run.
+            await asyncio.sleep(0)
+        for deadline in self.catching_up():
+            await self._block(False, deadline)
+
+    async def a_send(self, message: Sendable | None, binary: bool | None = None) -> None:
+        """The same as :meth:`send`."""
+        await self.send(message, binary)
+
+    async def send_nb(self, message: Sendable | None, binary: bool | None = None) -> None:
+        """Send a message without waiting.
+
+        :raises BlockingIOError: if much is waiting to be sent; the message is not sent then.
+            Else as :meth:`send`.
+        """
+        self._send_now(message, binary)
+
+    async def send_binary(self, message: Sendable | None) -> None:
+        """Send a binary message; raises as :meth:`send` does."""
+        await self.send(message, True)
+
+    async def send_json(self, value: Any) -> None:
+        """Send *value* as JSON in a text message.
+
+        :raises TypeError: for what JSON can not say.
+        :raises ValueError: for NaN and the infinities, for which it has no words; else as
+            :meth:`send`.
+        """
+        await self.send(to_json(value))
+
+    async def ping(self, data: bytes = b"") -> None:
+        """Send a Ping, :rfc:`6455` section 5.5.2; the Pong is dealt with here.
+
+        :param data: at most 125 bytes.
+        :raises ConnectionClosed: when the connection has ended.
+        :raises TypeError: for what is not bytes.
+        :raises ValueError: for more than 125 bytes.
+        """
+        frame = self._ping_frame(data)
+        if self._is_foreign():
+            await self._elsewhere(self._send(frame))
+        else:
+            await self._send(frame)
+
+    async def send_from_sharedarea(self, id: int, pos: int = 0) -> None:
+        """Send uWSGI's sharedarea *id* from *pos* to its end as text.
+
+        :param id: which area, in the order of ``--sharedarea``.
+        :param pos: the first byte.
+        :raises RuntimeError: outside uWSGI.
+        :raises ValueError: where there is no such area or position, or no
+            UTF-8; else as :meth:`send`.
+        """
+        await self.send(sharedarea(id, pos), False)
+
+    async def send_binary_from_sharedarea(self, id: int, pos: int = 0) -> None:
+        """Send uWSGI's sharedarea *id* from *pos* to its end as binary.
+
+        Parameters and errors are those of :meth:`send_from_sharedarea`.
+        """
+        await self.send(sharedarea(id, pos), True)
+
+    # Ending.
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Do the closing handshake, :rfc:`6455` section 7.1.2; once is enough.
+
+        Waits for the peer's Close frame, at most ``close_timeout`` seconds.
+
+        :param code: why: 1000 to 1003, 1007 to 1014, 3000 to 4999.
+        :param reason: the same for people, at most 123 bytes of UTF-8.
+        :raises ValueError: for another code or a longer reason.
+        """
+        if self._is_foreign():
+            await self._elsewhere(self.close(code, reason))
+            return
+        for deadline in self.closing(code, reason):
+            await self._block(False, deadline)
+
+    async def settle(self) -> None:
+        """Close the socket, when the handler has returned."""
+        try:
+            for deadline in self.settling():
+                await self._block(False, deadline)
+        finally:
+            self.give_back()
+
+    # The handler's tasks.
+
+    def own(self, task: asyncio.Task[Any]) -> None:
+        """Have *task* end with the handler."""
+        if self._tasks is None:
+            self._tasks = weakref.WeakSet()
+        self._tasks.add(task)
+
+    async def cancel_tasks(self) -> set[asyncio.Task[Any]]:
+        """Cancel what the handler has left running, and let it end.
+
+        :returns: those that do not within ``close_timeout``.
+        """
+        left = [task for task in self._tasks or () if not task.done()]
+        if not left:
+            return set()
+        for task in left:
+            task.cancel()
+        _, stubborn = await asyncio.wait(left, timeout=self._settings.close_timeout)
+        return stubborn
+
+    # For BlockingClient.
+
+    def _send_sync(self, message: Sendable | None, binary: bool | None) -> None:
+        if self._is_foreign():
+            self._send_foreign(self._frame(message, binary))
+        else:
+            self._send_now(message, binary)
+
+    def _send_now(self, message: Sendable | None, binary: bool | None) -> None:
+        self.check_room()
+        self.put_now(self._frame(message, binary))
+
+    def _ping_sync(self, data: bytes) -> None:
+        if self._is_foreign():
+            self._send_foreign(self._ping_frame(data))
+        else:
+            self.check_room()
+            self._put(self._ping_frame(data))
+
+    def _close_sync(self, code: int, reason: str) -> None:
+        if self._is_foreign():
+            self._close_foreign(code, reason)
+        else:
+            self.start_closing(code, reason)
+
+    def _wait_sync(self, call: Coroutine[Any, Any, Result]) -> Result:
+        """Wait in this thread for what the loop does.
+
+        :raises RuntimeError: in the loop's own thread, which would wait for itself.
+        """
+        if not self._is_foreign():
+            call.close()
+            raise RuntimeError(
+                "this is the event loop's own thread, which can not wait for itself: await in "
+                "the handler, or start uWSGI with --threads instead of --asyncio"
+            )
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+
+class BlockingClient(BlockingCalls):
+    """An asyncio connection with the blocking calls of the other backends.
+
+    A plain ``def`` handler gets one, and ``ws.sync`` is one, for views and
+    other threads. In uWSGI's asyncio engine views run in the loop's own
+    thread, where nothing can wait: there ``send`` leaves the message to the
+    loop and raises :exc:`BlockingIOError` where it would have to wait,
+    ``close`` begins the closing handshake, and ``receive`` raises
+    :exc:`RuntimeError`.
+
+    :param client: the connection. All its attributes are here too.
+    """
+
+    def __init__(self, client: AsyncioWebSocketClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that ``receive`` waits when it is not told; ``None`` for ever."""
+        timeout: float | None = self._client.timeout
+        return timeout
+
+    @timeout.setter
+    def timeout(self, seconds: float | None) -> None:
+        self._client.timeout = seconds
+
+    @property
+    def sync(self) -> BlockingClient:
+        """This."""
+        return self
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        return self._client._wait_sync(self._client.receive(timeout))
+
+    def recv_nb(self) -> Message | None:
+        return self._client._wait_sync(self._client.recv_nb())
+
+    def send(self, message: Sendable | None, binary: bool | None = None) -> None:
+        self._client._send_sync(message, binary)
+
+    def send_nb(self, message: Sendable | None, binary: bool | None = None) -> None:
+        self._client._send_now(message, binary)
+
+    def ping(self, data: bytes = b"") -> None:
+        self._client._ping_sync(data)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        self._client._close_sync(code, reason)
+
+    def __repr__(self) -> str:
+        return repr(self._client)
+
+
+class _LoopThread:
+    """An event loop in a thread of the worker."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.loop = new_event_loop()
+        threading.Thread(target=self._run, name="flask-uwsgi-ws event loop", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.loop.run_forever()
+                return
+            except BaseException:
+                # A task called sys.exit(), which leaves through the loop; the others go on.
+                _log.exception("a task of a WebSocket handler tried to end the program")
+
+
+_loop_thread: _LoopThread | None = None
+_starting = threading.Lock()
+
+
+def _thread_loop() -> asyncio.AbstractEventLoop:
+    """Give the loop of this worker's thread, which is started at the first call."""
+    global _loop_thread
+    with _starting:
+        if _loop_thread is None or _loop_thread.pid != os.getpid():
+            _loop_thread = _LoopThread()
+        return _loop_thread.loop
+
+
+class AsyncioWebSocketMiddleware(BaseMiddleware):
+    """Does the handshake and runs the handler in a task of its own."""
+
+    client = AsyncioWebSocketClient
+
+    def obstacle(self) -> str | None:
+        if loop_engine() == "gevent":
+            return (
+                "AsyncioWebSocket does not run in the gevent loop; start uWSGI without --gevent, "
+                "or use GeventWebSocket"
+            )
+        if not threads_run():
+            return "AsyncioWebSocket needs Python threads; start uWSGI with --enable-threads"
+        return None
+
+    def start(
+        self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
+    ) -> None:
+        if loop_engine() == "asyncio":
+            self._begin(opening, handler, arguments)
+        else:
+            _thread_loop().call_soon_threadsafe(self._begin, opening, handler, arguments)
+
+    def _begin(
+        self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
+    ) -> None:
+        try:
+            client = self.make_client(opening)
+            try:
+                client.attach()
+            except OSError:
+                self.ended(client)
+                raise
+        except Exception:
+            self.app.logger.exception("a WebSocket connection could not be served")
+            opening.sock.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._run(client, handler, arguments))
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+
+    async def _run(
+        self, client: Any, handler: Callable[..., Any], arguments: dict[str, Any]
+    ) -> None:
+        try:
+            # Before the context has the client, which a signal handler set there would keep.
+            self.opened(client)
+            task_owner.set(client)
+            code, reason = await self._handle(client, handler, arguments)
+            stubborn = await client.cancel_tasks()
+            if stubborn:
+                self.app.logger.warning("tasks of %r go on when cancelled: %s", client, stubborn)
+            await client.close(code, reason)
+        finally:
+            try:
+                await client.settle()
+            finally:
+                self.ended(client)
+
+    async def _handle(
+        self, client: Any, handler: Callable[..., Any], arguments: dict[str, Any]
+    ) -> tuple[int, str]:
+        """Run a handler to its end; gives the close code and reason that follow."""
+        try:
+            if _is_coroutine_function(handler):
+                await handler(client, **arguments)
+            else:
+                await self._in_thread(handler, client.sync, arguments)
+        except ConnectionClosed:
+            pass
+        except BaseException as error:
+            return self.ending(client, error)
+        return 1000, ""
+
+    def is_cancellation(self, error: BaseException) -> bool:
+        return isinstance(error, asyncio.CancelledError)
+
+    async def _in_thread(
+        self, handler: Callable[..., Any], client: Any, arguments: dict[str, Any]
+    ) -> None:
+        done: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                result = handler(client, **arguments)
+                if inspect.isawaitable(result):
+                    raise TypeError(
+                        f"{handler!r} is a plain function that returns an awaitable; "
+                        "make it 'async def', or use functools.wraps in its decorator"
+                    )
+            except StopIteration as error:
+                # No future can hold one.
+                failure = RuntimeError("the handler raised StopIteration")
+                failure.__cause__ = error
+                done.set_exception(failure)
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        context = contextvars.copy_context()
+        threading.Thread(
+            target=context.run, args=(run,), name=f"websocket {client.id}", daemon=True
+        ).start()
+        await asyncio.wrap_future(done)
+
+
+# The loop keeps weak references only.
+_running: set[asyncio.Task[None]] = set()
+
+
+def _is_coroutine_function(handler: Callable[..., Any]) -> bool:
+    unwrapped = inspect.unwrap(handler)
+    return inspect.iscoroutinefunction(unwrapped) or inspect.iscoroutinefunction(
+        getattr(unwrapped, "__call__", None)  # noqa: B004
+    )
+
+
+class AsyncioWebSocket(WebSocket):
+    """WebSocket routes for a Flask app on uWSGI, each connection a task.
+
+    Handlers are ``async def``, or plain functions, which get a thread each. The
+    parameters are those of :class:`~..extension.WebSocket`.
+    """
+
+    middleware = AsyncioWebSocketMiddleware
+
+    def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        # The engine does nothing for requests without it.
+        return {"greenlet": True} if options.get("asyncio") and "greenlet" not in options else {}

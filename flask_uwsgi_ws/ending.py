@@ -1,0 +1,256 @@
+"""The end of a worker: its clients are told, and its handlers may finish, before uWSGI ends it.
+
+However uWSGI ends a worker, it is learnt of in one of three ways:
+
+* by a signal, of which ``signals.py`` tells, or the event loop of uWSGI's asyncio engine;
+* by a call of ``uwsgi.atexit``, after a graceful end that no signal came before;
+* by ``limits.py``, where uWSGI does not look whether it should end.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from . import signals
+from .limits import limit_is_reached, limits_are_set
+from .locks import Lock, pause
+from .servers import has_master, loop_engine, threads_run, uwsgi_module, uwsgi_options
+from .unpatched import unpatched
+
+if TYPE_CHECKING:
+    from .clients import Clients
+
+_log = logging.getLogger(__name__)
+
+#: The close codes for a worker that another follows, and for one that none does (:rfc:`6455`
+#: section 7.4.1 and the IANA registry that section 11.7 set up).
+SERVICE_RESTART, GOING_AWAY = 1012, 1001
+
+_REASONS = {SERVICE_RESTART: "service restart", GOING_AWAY: "going away"}
+
+# Seconds that a handler has to answer what it has received, before its client is told.
+_GRACE = 0.5
+
+# Between two looks at who is left.
+_MOMENT = 0.01
+
+# Seconds in which a signal comes twice and means it once: Ctrl-C reaches the worker from the
+# terminal and from the master, a service manager may signal both as well.
+_TWICE = 1.0
+
+
+class WorkerEnd:
+    """Ends the connections of this process when uWSGI ends it."""
+
+    def __init__(self) -> None:
+        #: The close code, once the end has begun; 0 before.
+        self.code = 0
+        self._began_at = 0.0
+        self._first = 0
+        self._registries: weakref.WeakSet[Clients] = weakref.WeakSet()
+        self._lock = Lock()
+        self._ending = False
+        self._done = False
+        self._hurried = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def watch(self, clients: Clients) -> None:
+        """See that *clients* are told.
+
+        To be called when there is one; where uWSGI runs an event loop, in its thread.
+        """
+        with self._lock:
+            first = not self._registries
+            self._registries.add(clients)
+        uwsgi: Any = uwsgi_module()
+        if not first or uwsgi is None or not threads_run():
+            return
+        before = getattr(uwsgi, "atexit", None)
+        pid = os.getpid()
+
+        def at_exit() -> None:
+            # Not in what the app has forked: the connections are the worker's.
+            if os.getpid() == pid:
+                # gevent's, where its loop has to go on meanwhile.
+                self._end(SERVICE_RESTART if has_master() else GOING_AWAY, time.sleep)
+            if before is not None:
+                before()
+
+        uwsgi.atexit = at_exit
+        if loop_engine() == "asyncio":
+            self._watch_in_engine(asyncio.get_running_loop())
+        else:
+            signals.catch(self._told)
+        if limits_are_set():
+            _start_thread(self._watch_limits)
+
+    def _told(self, number: int) -> None:
+        """A signal came; in the thread that waits for them."""
+        if self._is_told_twice(number):
+            return
+        self._hurried = bool(self.code)
+        self._begin(close_code(number))
+        if number == signal.SIGHUP or self._hurried:
+            # A graceful end waits at uwsgi.atexit; and who signals again will not wait.
+            signals.pass_on(number)
+            _start_thread(self._end, self.code, pause)
+        else:
+            _start_thread(self._end_before, number)
+
+    def _is_told_twice(self, number: int) -> bool:
+        first = self._first = self._first or number
+        # A stop after a reload is something else.
+        same = number == signal.SIGHUP or first != signal.SIGHUP
+        return bool(self.code) and same and time.monotonic() - self._began_at < _TWICE
+
+    def _end_before(self, number: int) -> None:
+        """End all connections, then let uWSGI act on a signal."""
+        self._end(self.code, pause)
+        signals.pass_on(number)
+
+    # In uWSGI's asyncio engine, which ends at once when it acts on a signal.
+
+    def _watch_in_engine(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        signals.remember()
+        for number in signals.SIGNALS:
+            loop.add_signal_handler(number, self._engine_told, number)
+
+    def _engine_told(self, number: int) -> None:
+        if self._is_told_twice(number):
+            return
+        if self.code:
+            self._engine_ends(number)
+            return
+        self._begin(close_code(number))
+        assert self._loop is not None
+        for fd in _listening():
+            self._loop.remove_reader(fd)
+        _start_thread(self._engine_ends_late, number)
+
+    def _engine_ends_late(self, number: int) -> None:
+        self._end(self.code, pause)
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._engine_ends, number)
+
+    def _engine_ends(self, number: int) -> None:
+        assert self._loop is not None
+        self._loop.remove_signal_handler(number)
+        signals.pass_on(number)
+
+    def _watch_limits(self) -> None:
+        while not self.code:
+            pause(1)
+            if limit_is_reached() and not self.code:
+                os.kill(os.getpid(), signal.SIGHUP)
+                return
+
+    # The end.
+
+    def _begin(self, code: int) -> None:
+        with self._lock:
+            if not self.code:
+                self._began_at = time.monotonic()
+                self.code = code
+
+    def _end(self, code: int, wait: Callable[[float], None]) -> None:
+        """End all connections, and wait for their handlers.
+
+        :param code: the close code, if the end has not begun with another.
+        :param wait: lets this thread or greenlet wait for some seconds.
+        """
+        self._begin(code)
+        with self._lock:
+            registries = list(self._registries)
+            mine, self._ending = not self._ending, True
+        if not mine:
+            while not (self._done or self._hurried):
+                wait(_MOMENT)
+            return
+        try:
+            _close_all(registries, self.code, wait)
+        except Exception:
+            _log.exception("could not end all connections")
+        finally:
+            self._done = True
+
+
+def _close_all(registries: list[Clients], code: int, wait: Callable[[float], None]) -> None:
+    start = time.monotonic()
+    clients = [client for each in registries for client in each]
+    window = max((each.close_window for each in registries), default=0.0)
+    patience = max((each.close_timeout for each in registries), default=0.0)
+    due = [(start + i * window / len(clients), client) for i, client in enumerate(clients)]
+    while due:
+        now = time.monotonic()
+        left = []
+        for when, client in due:
+            # At once if its handler has nothing to answer, else a little later.
+            if now >= when + _GRACE:
+                client.begin_close(code, reason(code))
+                continue
+            if now >= when and client.idle:
+                client.begin_close_if_idle(code, reason(code))
+            if client.connected:
+                left.append((when, client))
+        due = left
+        if due:
+            wait(_MOMENT)
+    deadline = start + window + patience
+    while any(each or each.expected for each in registries) and time.monotonic() < deadline:
+        wait(_MOMENT)
+
+
+def reason(code: int) -> str:
+    """Give the reason that goes with a close code of ours."""
+    return _REASONS[code]
+
+
+def close_code(number: int) -> int:
+    """Say which close code goes with a signal that ends the worker.
+
+    :param number: the signal.
+    :returns: 1012 where another worker follows this one, 1001 where none does.
+    """
+    # The master ends a worker with SIGHUP to reload it and SIGINT to stop it, and with SIGTERM,
+    # where that is not a stop (--die-on-term), to reload it brutally.
+    stops = number == signal.SIGINT or (
+        number == signal.SIGTERM and "die-on-term" in uwsgi_options()
+    )
+    return GOING_AWAY if stops or not has_master() else SERVICE_RESTART
+
+
+def _listening() -> Iterable[int]:
+    """Find the sockets on which this process accepts connections."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            sock = socket.socket(fileno=os.dup(int(name)))
+            with sock:
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    yield int(name)
+
+
+def _start_thread(call: Callable[..., None], *arguments: Any) -> None:
+    unpatched(_thread, "start_new_thread")(call, arguments)
+
+
+_end: WorkerEnd | None = None
+_pid = 0
+
+
+def worker_end() -> WorkerEnd:
+    """Give the one of this process."""
+    global _end, _pid
+    if _end is None or _pid != os.getpid():
+        _end, _pid = WorkerEnd(), os.getpid()
+    return _end

@@ -1,0 +1,79 @@
+"""The event loops of the asyncio backend: which kind, whose tasks, and when uWSGI gets its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+from collections.abc import Callable
+from typing import Any
+
+from .servers import loop_engine, uwsgi_module
+
+#: Environment variable that forbids uvloop with ``0``.
+UVLOOP = "FLASK_UWSGI_WS_UVLOOP"
+
+#: The client whose handler this is, or that started this task; it is told of the tasks
+#: that are started from here. A task that is to outlive its handler is started in a context
+#: without it: ``contextvars.Context().run(asyncio.create_task, coroutine)``.
+task_owner: contextvars.ContextVar[Any] = contextvars.ContextVar("task_owner")
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Make an event loop, uvloop's where it is installed, that knows its handlers' tasks."""
+    loop = _make_loop()
+    loop.set_task_factory(_make_task)
+    return loop
+
+
+def _make_loop() -> asyncio.AbstractEventLoop:
+    if os.environ.get(UVLOOP) != "0":
+        try:
+            import uvloop
+        except ImportError:
+            pass
+        else:
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
+    task = asyncio.Task(coro, loop=loop, **options)
+    context = options.get("context")
+    owner = task_owner.get(None) if context is None else context.get(task_owner)
+    if owner is not None:
+        owner.own(task)
+    return task
+
+
+def prepare_engine() -> None:
+    """Give uWSGI's asyncio engine a loop of ours, in each worker.
+
+    Since Python 3.12 there is none unless it is set, and one that was made
+    before the fork would be shared by the workers.
+    """
+    uwsgi = uwsgi_module()
+    if uwsgi is None or loop_engine() != "asyncio":
+        return
+    if uwsgi.worker_id():
+        # Loaded in the worker (--lazy-apps).
+        _set_loop()
+    else:
+        after_fork(_set_loop)
+
+
+def _set_loop() -> None:
+    asyncio.set_event_loop(new_event_loop())
+
+
+def after_fork(call: Callable[[], None]) -> None:
+    """Have *call* made in each worker when it starts (``uwsgi.post_fork_hook``)."""
+    uwsgi: Any = uwsgi_module()
+    before = getattr(uwsgi, "post_fork_hook", None)
+
+    def hook() -> None:
+        if before is not None:
+            before()
+        call()
+
+    uwsgi.post_fork_hook = hook

@@ -1,0 +1,1 @@
+cpdef bytes text_frame(object message)

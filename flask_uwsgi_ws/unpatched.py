@@ -1,0 +1,17 @@
+"""The standard library as it was before gevent's monkey-patching."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+
+def unpatched(module: ModuleType, name: str) -> Any:
+    """Give what *name* is in *module* where gevent has not replaced it.
+
+    :param module: of the standard library.
+    :param name: a name in it.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey.get_original(module.__name__, name) if monkey else getattr(module, name)

@@ -1,0 +1,195 @@
+"""The app of the tests of a worker's end, the same for blocking handlers and coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import uwsgi
+from common import app as app
+from common import websocket
+from flask import Flask
+
+IS_ASYNCIO = os.environ["BACKEND"] == "AsyncioWebSocket"
+
+
+def leave_word(text: str) -> None:
+    """Tell what happened to whoever comes when this process is no more; in uWSGI's log."""
+    os.write(1, f"word: {text}\n".encode())
+
+
+def at_exit() -> None:
+    leave_word("atexit")
+
+
+uwsgi.atexit = at_exit
+
+
+def route(rule: str) -> Callable[[Any], None]:
+    """Make a coroutine a handler; where handlers block, by doing at once what it awaits."""
+
+    def blocking(handler: Callable[..., Any]) -> Callable[[Any], None]:
+        def run(ws: Any) -> None:
+            coroutine = handler(Awaited(ws))
+            try:
+                coroutine.send(None)
+            except StopIteration:
+                return
+            raise RuntimeError("waited for what it can not")
+
+        return run
+
+    def decorator(handler: Callable[..., Any]) -> None:
+        websocket.add_url_rule(rule, handler.__name__, handler if IS_ASYNCIO else blocking(handler))
+
+    return decorator
+
+
+class Awaited:
+    """A client with blocking calls, which can be awaited."""
+
+    def __init__(self, ws: Any) -> None:
+        self._ws = ws
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._ws, name)
+        if not inspect.isroutine(attribute):
+            return attribute
+
+        async def call(*arguments: Any) -> Any:
+            return attribute(*arguments)
+
+        return call
+
+
+async def sleep(seconds: float) -> None:
+    if IS_ASYNCIO:
+        await asyncio.sleep(seconds)
+    else:
+        time.sleep(seconds)
+
+
+@route("/echo")
+async def echo(ws: Any) -> None:
+    while True:
+        await ws.send(await ws.receive())
+
+
+@route("/worker")
+async def worker(ws: Any) -> None:
+    while True:
+        await ws.send(await ws.receive())
+        await ws.send(str(os.getpid()))
+
+
+@route("/finish")
+async def finish(ws: Any) -> None:
+    """Has something to do when the client has gone."""
+    while (message := await ws.receive()) is not None:
+        await ws.send(message)
+    await sleep(0.5)
+    leave_word(f"finished {ws.close_code} {ws.close_reason}")
+
+
+@route("/stubborn")
+async def stubborn(ws: Any) -> None:
+    """Does not care that it has ended."""
+    await ws.send("here")
+    while True:
+        await sleep(0.05)
+
+
+@route("/slow")
+async def slow(ws: Any) -> None:
+    """Has taken a message, and answers it a little later."""
+    while True:
+        message = await ws.receive()
+        await sleep(0.2)
+        await ws.send(message)
+
+
+@route("/much")
+async def much(ws: Any) -> None:
+    """Says more than the kernel takes at once."""
+    await ws.receive()
+    for number in range(200):
+        await ws.send(f"{number} " + "x" * 20_000)
+    await ws.receive()
+
+
+@route("/count")
+async def count(ws: Any) -> None:
+    """Tells how many messages it took and how many it answered."""
+    taken = answered = 0
+    try:
+        while (message := await ws.receive()) is not None:
+            taken += 1
+            await ws.send(message)
+            answered += 1
+    finally:
+        leave_word(f"taken {ws.environ['QUERY_STRING']} {taken} {answered}")
+
+
+@app.get("/reload")
+def reload() -> str:
+    uwsgi.reload()
+    return "reloading"
+
+
+@app.get("/fork")
+def fork() -> str:
+    """Leave a process that goes on by itself."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.read(read, 1)
+        return str(pid)
+    # uWSGI blocks all in its threads.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.write(write, b"x")
+    while True:
+        time.sleep(0.05)
+
+
+@app.get("/take-wakeup-fd")
+def take_wakeup_fd() -> str:
+    """Do as an event loop does that runs in the main thread."""
+    signal.set_wakeup_fd(-1)
+    return "taken"
+
+
+@app.get("/take-sighup")
+def take_sighup() -> str:
+    signal.signal(signal.SIGHUP, lambda *_: leave_word("took SIGHUP"))
+    return "taken"
+
+
+@app.get("/burn")
+def burn() -> str:
+    """Have more memory than --reload-on-rss allows."""
+    hoard.append(b"x" * 200_000_000)
+    return "burnt"
+
+
+hoard: list[bytes] = []
+
+if "OWN_SIGNAL_HANDLERS" in os.environ:
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: leave_word("the app's handler"))
+
+if "TWO_APPS" in os.environ:
+    second = Flask("second")
+    second_websocket = type(websocket)(second, close_timeout=1.0)
+    second_websocket.add_url_rule("/second", "echo", app.view_functions["echo"])
+    first_app = app.wsgi_app
+
+    def choose(environ: Any, start_response: Any) -> Any:
+        chosen = second.wsgi_app if environ["PATH_INFO"] == "/second" else first_app
+        return chosen(environ, start_response)
+
+    app.wsgi_app = choose

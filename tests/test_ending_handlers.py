@@ -1,0 +1,305 @@
+"""What a worker's end is for handlers and their clients: their last words, their time, and who
+comes meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from endings import (
+    CLOSE_TIMEOUT,
+    RELOAD,
+    STOP,
+    Reloading,
+    close_of,
+    goes,
+    greeted,
+    is_back,
+    is_gone,
+    on_all_modes,
+    serve,
+    serve_all_modes,
+    words,
+)
+from peers import eventually
+from raw import RawClient, frame
+from uwsgi_server import Server
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[dict[str, Server]]:
+    """A server in each mode that takes its time to end, with an app that sets signal handlers."""
+    env = {"CLOSE_TIMEOUT": "30", "CLOSE_WINDOW": "1.5", "OWN_SIGNAL_HANDLERS": "1"}
+    with ExitStack() as stack:
+        yield serve_all_modes(stack, lambda _: (), **env)
+
+
+def test_handler_finishes_after_the_close_and_before_atexit(
+    reloading: dict[str, Reloading],
+) -> None:
+    def check(mode: str) -> None:
+        server = reloading[mode].server
+        worker = server.worker
+        before = len(words(server))
+        client = greeted(server.port, "/finish")
+        os.kill(worker, signal.SIGHUP)
+        assert close_of(client) == RELOAD
+        assert is_back(server, worker)
+        # uWSGI calls no uwsgi.atexit in its asyncio engine.
+        told = ["finished 1012 service restart"] + ["atexit"] * (mode != "asyncio-engine")
+        assert words(server)[before:] == told
+
+    on_all_modes(check)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_stubborn_handler_holds_the_worker_for_close_timeout(
+    number: int, reloading: dict[str, Reloading]
+) -> None:
+    def check(mode: str) -> None:
+        server = reloading[mode].server
+        worker = server.worker
+        with RawClient(server.port, "/stubborn") as client:
+            assert client.receive() == (0x81, b"here")
+            os.kill(worker, number)
+            start = time.monotonic()
+            while client.receive()[0] != 0x88:
+                pass
+            # Its end may be all that is to be heard: the client does not answer.
+            assert goes(worker)
+            # A second is allowed; the rest is for a busy machine.
+            assert time.monotonic() - start < CLOSE_TIMEOUT + 1 + 3
+        assert is_back(server, worker)
+
+    on_all_modes(check)
+
+
+def test_message_that_a_handler_has_taken_is_answered_before_the_close(
+    reloading: dict[str, Reloading],
+) -> None:
+    def check(mode: str) -> None:
+        server = reloading[mode].server
+        client = RawClient(server.port, "/slow")
+        client.send(frame(1, b"one"))
+        time.sleep(0.1)
+        worker = server.worker
+        os.kill(worker, signal.SIGTERM)
+        assert client.receive() == (0x81, b"one")
+        assert close_of(client) == RELOAD
+        assert is_back(server, worker)
+
+    on_all_modes(check)
+
+
+def test_messages_that_wait_to_be_sent_go_out_before_the_close(
+    reloading: dict[str, Reloading],
+) -> None:
+    def check(mode: str) -> None:
+        server = reloading[mode].server
+        client = RawClient(server.port, "/much")
+        client.send(frame(1, b"begin"))
+        # By then the kernel has taken what it takes; the rest waits in the worker.
+        time.sleep(0.5)
+        worker = server.worker
+        os.kill(worker, signal.SIGHUP)
+        time.sleep(0.2)
+        for number in range(200):
+            first, payload = client.receive()
+            assert (first, payload.split()[0]) == (0x81, b"%d" % number)
+        assert close_of(client) == RELOAD
+        assert is_back(server, worker)
+
+    on_all_modes(check)
+
+
+def test_closes_are_spread_over_close_window(patient: dict[str, Server]) -> None:
+    # That of the servers.
+    count, window = 20, 1.5
+
+    def check(mode: str) -> None:
+        server = patient[mode]
+        clients = [greeted(server.port) for _ in range(count)]
+        times = [0.0] * count
+
+        def wait_for_close(i: int) -> None:
+            close_of(clients[i])
+            times[i] = time.monotonic()
+
+        threads = [threading.Thread(target=wait_for_close, args=(i,)) for i in range(count)]
+        for thread in threads:
+            thread.start()
+        worker = server.worker
+        os.kill(worker, signal.SIGHUP)
+        for thread in threads:
+            thread.join()
+        times.sort()
+        assert times[-1] - times[0] > window * 0.7
+        # In each third there are some.
+        thirds = Counter(int((each - times[0]) / window * 3) for each in times)
+        assert all(thirds[i] >= 2 for i in range(3)), thirds
+        assert is_back(server, worker)
+
+    on_all_modes(check)
+
+
+def test_second_signal_is_not_waited_for(patient: dict[str, Server]) -> None:
+    def check(mode: str) -> None:
+        server = patient[mode]
+        worker = server.worker
+        with RawClient(server.port, "/stubborn") as client:
+            assert client.receive() == (0x81, b"here")
+            os.kill(worker, signal.SIGTERM)
+            while client.receive()[0] != 0x88:
+                pass
+            time.sleep(1.2)
+            assert not is_gone(worker)
+            os.kill(worker, signal.SIGTERM)
+            assert goes(worker, 15)
+        assert is_back(server, worker)
+
+    on_all_modes(check)
+
+
+def status_of_handshake(server: Server) -> int:
+    try:
+        with RawClient(server.port) as client:
+            if client.status == 503:
+                assert client.header("Retry-After") == ["1"]
+            return client.status
+    except OSError:
+        return 0
+
+
+def test_handshakes_during_the_end_are_refused_with_503_or_served_by_the_next_worker(
+    reloading: dict[str, Reloading],
+) -> None:
+    def check(mode: str) -> None:
+        server = reloading[mode].server
+        worker = server.worker
+        with RawClient(server.port, "/stubborn") as client:
+            assert client.receive() == (0x81, b"here")
+            os.kill(worker, signal.SIGTERM)
+            while client.receive()[0] != 0x88:
+                pass
+            # The engine accepts no more; what comes waits for the next worker.
+            statuses = {status_of_handshake(server) for _ in range(3)}
+            assert statuses == ({101} if mode == "asyncio-engine" else {503})
+        assert is_back(server, worker)
+        assert greeted(server.port).status == 101
+
+    on_all_modes(check)
+
+
+def test_harakiri_does_not_touch_a_connection(reloading: dict[str, Reloading]) -> None:
+    def check(mode: str) -> None:
+        server = reloading[mode].server
+        worker = server.worker
+        client = greeted(server.port)
+        # The master looks each second.
+        time.sleep(4.2)
+        client.send(frame(1, b"still here"))
+        assert client.receive() == (0x81, b"still here")
+        assert server.worker == worker
+
+    on_all_modes(check)
+
+
+def test_signal_to_a_process_that_the_app_forked_does_not_end_the_worker(
+    reloading: dict[str, Reloading],
+) -> None:
+    def check(mode: str) -> None:
+        server = reloading[mode].server
+        client = greeted(server.port)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            child = int(server.get("/fork")[1])
+            os.kill(child, number)
+            ended = goes(child)
+            if not ended:
+                os.kill(child, signal.SIGKILL)
+            assert ended
+            client.send(frame(1, b"still here"))
+            assert client.receive() == (0x81, b"still here")
+        # Nor has it taken the worker's signals away.
+        worker = server.worker
+        os.kill(worker, signal.SIGINT)
+        assert close_of(client) == STOP
+        assert is_back(server, worker)
+
+    on_all_modes(check)
+
+
+def test_signal_is_noticed_though_a_view_took_the_wakeup_descriptor() -> None:
+    with serve("asyncio-alone") as server:
+        client = greeted(server.port)
+        worker = server.worker
+        assert server.get("/take-wakeup-fd")[0] == 200
+        os.kill(worker, signal.SIGTERM)
+        # The main thread, which alone runs Python's handlers, has to come by.
+        assert eventually(lambda: server.get("/pid")[0] == 200)
+        assert close_of(client) == RELOAD
+        assert goes(worker)
+
+
+def test_signal_that_the_app_has_taken_does_not_end_the_worker() -> None:
+    with serve("asyncio-alone") as server:
+        assert server.get("/take-sighup")[0] == 200
+        client = greeted(server.port)
+        os.kill(server.worker, signal.SIGHUP)
+        server.get("/pid")
+        assert eventually(lambda: "took SIGHUP" in words(server))
+        client.send(frame(1, b"still here"))
+        assert client.receive() == (0x81, b"still here")
+
+
+def test_handler_that_the_app_sets_when_it_is_loaded_does_not_hinder_the_end(
+    patient: dict[str, Server],
+) -> None:
+    def check(mode: str) -> None:
+        server = patient[mode]
+        client = greeted(server.port)
+        worker = server.worker
+        os.kill(worker, signal.SIGTERM)
+        assert close_of(client) == RELOAD
+        assert is_back(server, worker)
+        assert "the app's handler" not in words(server)
+
+    on_all_modes(check)
+
+
+def test_mercy_that_is_too_short_is_warned_of_once() -> None:
+    with serve("threads", "--worker-reload-mercy", "1") as server:
+        greeted(server.port)
+        greeted(server.port)
+        assert server.log.count("--worker-reload-mercy") == 1, server.log
+
+
+def test_lazy_app_and_several_extensions() -> None:
+    def check(mode: str) -> None:
+        with serve(mode, "--lazy-apps", TWO_APPS="1") as server:
+            worker = server.worker
+            clients = [greeted(server.port), greeted(server.port, "/second")]
+            os.kill(worker, signal.SIGTERM)
+            assert [close_of(client) for client in clients] == [RELOAD] * 2
+            assert is_back(server, worker)
+
+    on_all_modes(check)
+
+
+def test_mule_and_spooler_are_left_alone(tmp_path: object) -> None:
+    with serve("threads", "--mule", "--spooler", str(tmp_path)) as server:
+        worker = server.worker
+        others = [pid for pid in server.workers() if pid != worker]
+        assert len(others) == 2
+        client = greeted(server.port)
+        os.kill(worker, signal.SIGHUP)
+        assert close_of(client) == RELOAD
+        assert is_back(server, worker)
+        assert set(others) <= set(server.workers())
+        server.process.send_signal(signal.SIGINT)
+        assert goes(server.process.pid)

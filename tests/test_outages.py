@@ -1,0 +1,137 @@
+"""What fails around the connections: worker, router, log, clock, descriptors."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from modes import Mode
+from peers import eventually, no_more, open_client
+from raw import RawClient, frame
+from uwsgi_server import Server
+
+
+def talks(client: RawClient) -> bool:
+    client.send(frame(1, b"hello"))
+    return client.receive() == (0x81, b"hello")
+
+
+def test_clients_of_a_killed_worker_see_an_abnormal_end(mode: Mode) -> None:
+    with mode.serve() as server:
+        worker = server.worker
+        clients = [RawClient(server.port) for _ in range(5)]
+        assert all(map(talks, clients))
+        os.kill(worker, signal.SIGKILL)
+        for client in clients:
+            # No Close frame, which is 1006 for them.
+            assert client.rest() == b""
+        assert eventually(lambda: server.workers() not in ([], [worker]), 20)
+        with RawClient(server.port) as client:
+            assert talks(client)
+        assert server.worker != worker
+
+
+def test_killed_router_leaves_the_worker_nothing_and_another_follows(mode: Mode) -> None:
+    with mode.serve(router=True) as server:
+        worker = server.worker
+        with RawClient(server.port) as client:
+            assert talks(client)
+        left = settled(server)
+        clients = [RawClient(server.port) for _ in range(5)]
+        assert all(map(talks, clients))
+        (router,) = (pid for pid in server.workers() if pid != worker)
+        os.kill(router, signal.SIGKILL)
+        for client in clients:
+            assert client.rest() == b""
+        assert eventually(lambda: router not in server.workers() and len(server.workers()) == 2, 20)
+
+        def served() -> bool:
+            try:
+                with RawClient(server.port) as client:
+                    return client.status == 101 and talks(client)
+            except OSError:
+                return False
+
+        assert eventually(served, 20)
+        assert server.worker == worker
+        assert eventually(lambda: no_more(server.left(), left)), (server.left(), left)
+
+
+def settled(server: Server) -> dict[str, int]:
+    """What the server holds when there is no client."""
+    assert eventually(lambda: server.left()["registry"] == server.left()["clients"] == 0)
+    return server.left()
+
+
+def test_out_of_descriptors_answers_503_and_the_worker_lives(mode: Mode) -> None:
+    with mode.serve("--max-fd", "64") as server:
+        worker = server.worker
+        with RawClient(server.port) as client:
+            assert talks(client)
+        left = settled(server)
+        clients: list[RawClient] = []
+        try:
+            while not clients or clients[-1].status == 101:
+                clients.append(RawClient(server.port))
+                assert len(clients) < 100
+            # The last descriptor may have gone to the request itself: then uWSGI could not accept
+            # it, and closes it without an answer.
+            assert clients[-1].status in {503, 0}
+            assert all(map(talks, clients[:-1]))
+        finally:
+            for client in clients:
+                client.socket.close()
+        assert eventually(lambda: no_more(server.left(), left)), (server.left(), left)
+        assert server.worker == worker
+        with RawClient(server.port) as client:
+            assert talks(client)
+
+
+@pytest.mark.parametrize("log", [["--logto", "/dev/full"], ["--logger", "file:/dev/full"]])
+def test_full_disk_under_the_log_harms_nobody(mode: Mode, log: list[str]) -> None:
+    with mode.serve(*log, env={"LOG_LEVEL": "INFO"}) as server:
+        with RawClient(server.port) as client:
+            assert talks(client)
+        left = settled(server)
+        for _ in range(3):
+            with RawClient(server.port, "/fail") as failing, RawClient(server.port) as client:
+                assert failing.receive() == (0x88, b"\x03\xf3internal error")
+                assert talks(client)
+        with RawClient(server.port, Origin="http://evil.example") as client:
+            assert client.status == 403
+        assert eventually(lambda: no_more(server.left(), left)), (server.left(), left)
+
+
+@pytest.mark.parametrize("jump", ["-3d", "+3d"])
+def test_jump_of_the_clock_does_nothing(mode: Mode, jump: str, tmp_path: Path) -> None:
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    if library is None:
+        pytest.fail("no libfaketime found: apt-get install faketime")
+    clock = tmp_path / "clock"
+    clock.write_text("+0\n")
+    env = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        # That one has no jumps.
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "PING_INTERVAL": "0.3",
+        "PING_TIMEOUT": "5",
+    }
+    with mode.serve(env=env) as server:
+        before = float(server.get("/clock")[1])
+        with open_client(server, "/iterate") as ws, RawClient(server.port, "/iterate") as quiet:
+            clock.write_text(f"{jump}\n")
+            assert eventually(lambda: abs(float(server.get("/clock")[1]) - before) > 86400)
+            ws.send("hello")
+            assert ws.recv(timeout=10) == "hello"
+            # The keepalive's Ping, again and again, and nothing else.
+            for _ in range(3):
+                first, payload = quiet.receive()
+                assert first == 0x89
+                quiet.send(frame(10, payload))
+        with RawClient(server.port, "/wait") as client:
+            for expected in (b"timeout", b"own timeout"):
+                assert client.receive() == (0x81, expected)
