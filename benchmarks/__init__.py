@@ -1,0 +1,1 @@
+"""Measures this package beside other WebSocket servers; see __main__.py."""
