@@ -1,0 +1,1 @@
+"""Random and damaged bytes for frames.py and connection.py, and who else reads them."""
