@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Collection, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -27,6 +27,9 @@ if "CI" in os.environ:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "smoke: what has to hold on every version of Python")
+    config.addinivalue_line(
+        "markers", "fronts: the same again behind uWSGI's router, or in pyuwsgi"
+    )
 
 
 def pytest_sessionstart() -> None:
@@ -86,19 +89,28 @@ PAIRS = {
 SMOKE = [f"{name}-http-socket" for name in BACKENDS]
 
 
-def cells(names: Iterable[str], smoke: Collection[str]) -> list[Any]:
-    """Mark what is enough for another version of Python."""
-    return [pytest.param(each, marks=[pytest.mark.smoke] * (each in smoke)) for each in names]
+FRONTS = [each for each in CELLS if each.startswith("pyuwsgi") or each.endswith("-http")]
 
 
-@pytest.fixture(params=cells(CELLS, SMOKE), scope="session")
+def cells(names: Iterable[str]) -> list[Any]:
+    """Mark what is enough for another Python, and what is the same again behind other fronts."""
+    return [
+        pytest.param(
+            each,
+            marks=[pytest.mark.smoke] * (each in SMOKE) + [pytest.mark.fronts] * (each in FRONTS),
+        )
+        for each in names
+    ]
+
+
+@pytest.fixture(params=cells(CELLS), scope="session")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """The app of the behavioural suite, on each way to run it."""
     with CELLS[request.param]() as running:
         yield running
 
 
-@pytest.fixture(params=cells(PAIRS, SMOKE), scope="session")
+@pytest.fixture(params=cells(PAIRS), scope="session")
 def pair(request: pytest.FixtureRequest) -> Iterator[Server]:
     """The same app in two worker processes."""
     with PAIRS[request.param]() as running:

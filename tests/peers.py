@@ -78,6 +78,33 @@ def ended(server: Server, start: str, seconds: float = 10) -> str:
     return lines[0].removeprefix(start).strip()
 
 
-def no_more(now: Mapping[str, int], before: Mapping[str, int]) -> bool:
-    """Tell whether a server holds no more of anything than before."""
-    return all(count <= before[name] for name, count in now.items())
+def more(server: Server, before: Mapping[str, int], seconds: float = 10) -> dict[str, int]:
+    """What a server holds more of than before, after time to let go; empty, it should be."""
+    grown: dict[str, int] = {}
+
+    def nothing() -> bool:
+        grown.clear()
+        now = server.left()
+        grown.update((name, now[name] - count) for name, count in before.items())
+        return not any(count > 0 for count in grown.values())
+
+    eventually(nothing, seconds)
+    return {name: count for name, count in grown.items() if count > 0}
+
+
+def leaves_nothing(server: Server, use: Callable[[], None]) -> None:
+    """Show that a use of the server leaves nothing behind.
+
+    What is made once for all, such as a pool's threads, may come with any of the first uses; what
+    connections leave behind would come with each.
+    """
+    use()
+    assert eventually(lambda: server.left()["clients"] == 0), server.left()
+    seen = []
+    for _ in range(5):
+        before = server.left()
+        use()
+        seen.append(more(server, before))
+        if not seen[-1]:
+            return
+    raise AssertionError(f"each use left more: {seen}")

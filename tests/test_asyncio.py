@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 from modes import MODES
-from peers import ended, eventually, messages, no_more, open_client
+from peers import ended, eventually, leaves_nothing, messages, open_client
 from raw import RawClient, frame
 from uwsgi_server import Server
 from websockets.exceptions import ConnectionClosed
@@ -286,8 +286,4 @@ def test_nothing_is_left_of_tasks_and_threads(tasks: Server) -> None:
                 with RawClient(tasks.port, path) as client:
                     client.send(frame(1, b"x"))
 
-    use_all()
-    assert eventually(lambda: tasks.left()["clients"] == 0), tasks.left()
-    before = tasks.left()
-    use_all()
-    assert eventually(lambda: no_more(tasks.left(), before)), (before, tasks.left())
+    leaves_nothing(tasks, use_all)

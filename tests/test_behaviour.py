@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 import pytest
 import websocket as websocket_client
 from modes import MODES
-from peers import close_of, ended, eventually, no_more, open_client
+from peers import close_of, ended, eventually, leaves_nothing, open_client
 from raw import RawClient, frame
 from uwsgi_server import Server
 from websockets.exceptions import ConnectionClosed
@@ -407,12 +407,7 @@ def test_nothing_is_left_of_ended_connections(plain: Server) -> None:
             for _ in range(5):
                 RawClient(plain.port, path).socket.close()
 
-    # What is made once, for all connections, is there after the first.
-    use_all()
-    assert eventually(lambda: plain.left()["clients"] == 0), plain.left()
-    before = plain.left()
-    use_all()
-    assert eventually(lambda: no_more(plain.left(), before)), (before, plain.left())
+    leaves_nothing(plain, use_all)
 
 
 # What the peer must not do.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from modes import Mode
-from peers import close_of, ended, eventually, no_more, open_client
+from peers import close_of, ended, leaves_nothing, open_client
 from playwright.sync_api import Browser
 from raw import RawClient, frame
 from uwsgi_server import Server
@@ -137,8 +137,4 @@ def test_nothing_is_left_of_compressed_connections(compressed: Server) -> None:
                 ws.send("x" * 1000)
                 ws.recv(timeout=10)
 
-    use()
-    assert eventually(lambda: compressed.left()["clients"] == 0)
-    before = compressed.left()
-    use()
-    assert eventually(lambda: no_more(compressed.left(), before)), (before, compressed.left())
+    leaves_nothing(compressed, use)

@@ -17,7 +17,7 @@ from functools import cache
 import pytest
 from crowd import Crowd
 from modes import MODES, Mode
-from peers import close_of, ended, eventually, frames, no_more, sends
+from peers import close_of, ended, eventually, frames, more, sends
 from raw import RawClient
 from uwsgi_server import Server
 from wire import frame, header
@@ -89,13 +89,7 @@ class Site:
         assert not re.search("^.?Injected", new, re.MULTILINE)
 
     def has_nothing_left(self) -> None:
-        left: dict[str, int] = {}
-
-        def nothing() -> bool:
-            left.update(self.server.left())
-            return no_more(left, self.before)
-
-        assert eventually(nothing), f"{left} instead of {self.before}"
+        assert not more(self.server, self.before)
         assert self.server.worker == self.worker
 
 

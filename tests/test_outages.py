@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from modes import Mode
-from peers import eventually, no_more, open_client
+from peers import eventually, more, open_client
 from raw import RawClient, frame
 from uwsgi_server import Server
 
@@ -56,7 +56,7 @@ def test_killed_router_leaves_the_worker_nothing_and_another_follows(mode: Mode)
 
         assert eventually(served, 20)
         assert server.worker == worker
-        assert eventually(lambda: no_more(server.left(), left)), (server.left(), left)
+        assert not more(server, left)
 
 
 def settled(server: Server) -> dict[str, int]:
@@ -83,7 +83,7 @@ def test_out_of_descriptors_answers_503_and_the_worker_lives(mode: Mode) -> None
         finally:
             for client in clients:
                 client.socket.close()
-        assert eventually(lambda: no_more(server.left(), left)), (server.left(), left)
+        assert not more(server, left)
         assert server.worker == worker
         with RawClient(server.port) as client:
             assert talks(client)
@@ -101,7 +101,7 @@ def test_full_disk_under_the_log_harms_nobody(mode: Mode, log: list[str]) -> Non
                 assert talks(client)
         with RawClient(server.port, Origin="http://evil.example") as client:
             assert client.status == 403
-        assert eventually(lambda: no_more(server.left(), left)), (server.left(), left)
+        assert not more(server, left)
 
 
 @pytest.mark.parametrize("jump", ["-3d", "+3d"])

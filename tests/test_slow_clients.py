@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from modes import Mode
-from peers import ended, eventually, messages, no_more, open_client
+from peers import ended, eventually, leaves_nothing, messages, more, open_client
 from raw import RawClient
 from uwsgi_server import Server
 
@@ -84,16 +84,18 @@ def test_broadcast_goes_on_beside_a_client_that_does_not_read(
     assert site.memory() - memory < TOTAL / 2
     assert eventually(lambda: snapshot(site)["unsent"] == snapshot(site)["open"] == 0)
     assert snapshot(site)["closed"]["1008"] == before["closed"].get("1008", 0) + 1
-    assert eventually(lambda: no_more(site.left(), left)), (site.left(), left)
+    assert not more(site, left)
 
 
 @pytest.mark.parametrize("extension", [None, "permessage-deflate"])
 def test_handler_that_returns_leaves_a_client_that_does_not_read_to_its_end(
     site: Server, extension: str | None
 ) -> None:
-    left, log = site.left(), len(site.log)
-    with RawClient(site.port, "/fill", Sec_WebSocket_Extensions=extension):
-        assert eventually(lambda: snapshot(site)["open"] == 1)
-        assert eventually(lambda: snapshot(site)["open"] == 0, 20)
-        assert eventually(lambda: no_more(site.left(), left)), (site.left(), left)
+    def fill() -> None:
+        with RawClient(site.port, "/fill", Sec_WebSocket_Extensions=extension):
+            assert eventually(lambda: snapshot(site)["open"] == 1)
+            assert eventually(lambda: snapshot(site)["open"] == 0, 20)
+
+    log = len(site.log)
+    leaves_nothing(site, fill)
     assert "Traceback" not in site.log[log:]
