@@ -9,6 +9,8 @@ VERSIONS := 3.10 3.12 3.13
 FUZZ_PYTHON ?= 3.12
 BEHAVIOUR := $(addprefix tests/test_,behaviour.py faults.py limits.py processes.py asyncio.py gevent.py handshake.py)
 OPERATIONS := $(addprefix tests/test_,configs.py ending.py ending_handlers.py idle.py outages.py reload.py)
+# Most tests wait most of the time.
+PARALLEL := --numprocesses 4 --dist worksteal
 SOURCES := setup.py pyproject.toml $(wildcard flask_uwsgi_ws/*.p* flask_uwsgi_ws/backends/*.p*)
 
 .PHONY: run test test-operations test-all smoke style types coverage conformance conformance-quick \
@@ -18,18 +20,18 @@ run: .venv/installed
 	$(BIN)/python examples/$(EXAMPLE)/$(firstword $(subst -, ,$(EXAMPLE))).py
 
 test: .venv/tools .venv/installed build/uncompiled/installed build/pyuwsgi/installed
-	tests/forms $(BIN)
+	tests/forms $(BIN) $(PARALLEL)
 
 # The ends of workers, reloads, outages, proxies and configurations, on the compiled form.
 test-operations: .venv/tools .venv/installed
-	$(BIN)/pytest $(OPERATIONS)
+	$(BIN)/pytest $(PARALLEL) $(OPERATIONS)
 
 # The behavioural suite of every backend and mode on the other Pythons, and a short form of it.
 test-all: test $(VERSIONS:%=build/py%/installed)
-	set -e; for v in $(VERSIONS); do build/py$$v/bin/pytest $(BEHAVIOUR) -k "not pyuwsgi"; done
+	set -e; for v in $(VERSIONS); do build/py$$v/bin/pytest $(PARALLEL) $(BEHAVIOUR) -k "not pyuwsgi"; done
 
 smoke: $(VERSIONS:%=build/py%/installed)
-	set -e; for v in $(VERSIONS); do build/py$$v/bin/pytest -q $(BEHAVIOUR) -m smoke -k "not pyuwsgi"; done
+	set -e; for v in $(VERSIONS); do build/py$$v/bin/pytest -q $(PARALLEL) $(BEHAVIOUR) -m smoke -k "not pyuwsgi"; done
 
 style: .venv/tools
 	$(BIN)/ruff check .
