@@ -58,6 +58,7 @@ class WorkerEnd:
         self._began_at = 0.0
         self._first = 0
         self._registries: weakref.WeakSet[Clients] = weakref.WeakSet()
+        self._last_calls: list[Callable[[], None]] = []
         self._lock = Lock()
         self._ending = False
         self._done = False
@@ -93,6 +94,10 @@ class WorkerEnd:
             signals.catch(self._told)
         if limits_are_set():
             _start_thread(self._watch_limits)
+
+    def call_last(self, call: Callable[[], None]) -> None:
+        """Call something in any thread when all connections have ended, before uWSGI goes on."""
+        self._last_calls.append(call)
 
     def _told(self, number: int) -> None:
         """A signal came; in the thread that waits for them."""
@@ -179,6 +184,8 @@ class WorkerEnd:
             return
         try:
             _close_all(registries, self.code, wait)
+            for call in self._last_calls:
+                call()
         except Exception:
             _log.exception("could not end all connections")
         finally:

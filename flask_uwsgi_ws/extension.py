@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from flask import Flask
@@ -30,6 +31,8 @@ EXTENSION = "uwsgi_websocket"
 class _AppState:
     websocket: WebSocket
     settings: Settings | None = None
+    #: The names that were warned of.
+    unknown: set[str] = field(default_factory=set)
 
 
 class WebSocket:
@@ -79,6 +82,7 @@ class WebSocket:
         # What is set already is checked now; the rest when it is first asked for.
         Settings.load(app.config, self._options, uwsgi_options())
         app.extensions[EXTENSION] = _AppState(self)
+        self._warn_of_unknown_names(app)
         for rule, endpoint, view_func, options in self._rules:
             app.add_url_rule(rule, endpoint, view_func, **options)
         self._apps.add(app)
@@ -128,12 +132,19 @@ class WebSocket:
         state: _AppState = app.extensions[EXTENSION]
         if state.settings is None:
             state.settings = Settings.load(app.config, self._options, uwsgi_options())
-            for name in unknown_names(app.config):
-                app.logger.warning("there is no option %s", name)
+            self._warn_of_unknown_names(app)
             warning = mercy_warning(state.settings)
             if warning:
                 app.logger.warning(warning)
         return state.settings
+
+    @staticmethod
+    def _warn_of_unknown_names(app: Flask) -> None:
+        state: _AppState = app.extensions[EXTENSION]
+        for name, warning in unknown_names(app.config).items():
+            if name not in state.unknown:
+                app.logger.warning("there is no option %s", warning)
+                state.unknown.add(name)
 
     def route(self, rule: str, **options: Any) -> Callable[[Handler], Handler]:
         """Make a function the handler of a WebSocket URL.
@@ -166,8 +177,11 @@ class WebSocket:
         :param view_func: the handler.
         :param options: those of :meth:`flask.Flask.add_url_rule`.
         :raises AssertionError: if the endpoint has another function already.
+        :raises TypeError: for an ``async def`` where the backend does not await handlers.
         :raises ValueError: for ``websocket=False``.
         """
+        if not self.middleware.awaits and inspect.iscoroutinefunction(view_func):
+            raise TypeError(f"{view_func!r} is 'async def': use AsyncioWebSocket for it")
         if not options.setdefault("websocket", True):
             raise ValueError("a WebSocket route has websocket=True; use app.route for others")
         options.setdefault("provide_automatic_options", False)

@@ -51,6 +51,9 @@ class BaseMiddleware:
     #: The class of the client that a handler gets.
     client: type[BaseClient]
 
+    #: Whether a handler may be ``async def``.
+    awaits = False
+
     def __init__(self, wsgi_app: Callable[..., Any], websocket: WebSocket, app: Flask) -> None:
         self.wsgi_app = wsgi_app
         self.websocket = websocket

@@ -16,6 +16,7 @@ from typing import Any
 from .compression import deflate_factory
 
 PREFIX = "UWSGI_WEBSOCKET_"
+_LIKE_OURS = re.compile("UWSGI_WEBSOCKETS?_|UWSGI_WS_")
 
 # Seconds, eleven days: what every system call takes.
 LONGEST = 1_000_000
@@ -117,14 +118,17 @@ class Settings:
         return cls(**values)
 
 
-def unknown_names(config: Mapping[str, Any]) -> list[str]:
-    """List the names in ``app.config`` that look like ours and are not, for a warning."""
+def unknown_names(config: Mapping[str, Any]) -> dict[str, str]:
+    """Find the names in ``app.config`` that look like ours and are not.
+
+    :returns: for each of them what to say in a warning.
+    """
     known = [PREFIX + field.name.upper() for field in fields(Settings)]
-    return [
-        f"{name}{_suggest(name, known)}"
+    return {
+        name: f"{name}{_suggest(name, known)}"
         for name in config
-        if name.startswith(PREFIX) and name not in known
-    ]
+        if _LIKE_OURS.match(name) and name not in known
+    }
 
 
 def _from_uwsgi(options: Mapping[str, Any]) -> dict[str, Any]:

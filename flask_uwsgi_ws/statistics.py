@@ -15,6 +15,7 @@ from dataclasses import fields
 from typing import Any
 
 from .clients import Clients, Snapshot
+from .ending import worker_end
 from .library import add_to_metric
 from .locks import Lock, pause
 from .loops import after_fork
@@ -82,6 +83,7 @@ class Statistics:
         # The connections of a worker that died are gone.
         for name in GAUGES:
             self._before[COUNTS.index(name)] = 0
+        worker_end().call_last(self.write)
         unpatched(_thread, "start_new_thread")(self._run, ())
 
     def workers(self) -> dict[int, dict[str, int]]:

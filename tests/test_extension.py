@@ -15,7 +15,13 @@ from uwsgi_server import Server
 from websockets.sync.client import connect
 
 import flask_uwsgi_ws
-from flask_uwsgi_ws import WebSocket, WebSocketClient, WebSocketMiddleware
+from flask_uwsgi_ws import (
+    AsyncioWebSocket,
+    GeventWebSocket,
+    WebSocket,
+    WebSocketClient,
+    WebSocketMiddleware,
+)
 from flask_uwsgi_ws.settings import Settings, unknown_names
 
 
@@ -235,15 +241,35 @@ def test_option_that_can_not_be_meant_is_named(name: str, value: object) -> None
 def test_unknown_option_is_told_with_the_one_that_is_like_it() -> None:
     with pytest.raises(TypeError, match="did you mean 'max_size'"):
         WebSocket(maxsize=5)
-    names = unknown_names({"UWSGI_WEBSOCKET_MAX_SZIE": 1, "UWSGI_WEBSOCKET_MAX_SIZE": 1})
-    assert names == ["UWSGI_WEBSOCKET_MAX_SZIE; did you mean 'UWSGI_WEBSOCKET_MAX_SIZE'?"]
+    known, *others = ("UWSGI_WEBSOCKET_MAX_SIZE", "UWSGI_WEBSOCKET_MAX_SZIE", "UWSGI_WS_MAX_SIZE")
+    others.append("UWSGI_WEBSOCKETS_MAX_SIZE")
+    assert unknown_names(dict.fromkeys([known, *others, "UWSGI_HOME"], 1)) == {
+        name: f"{name}; did you mean {known!r}?" for name in others
+    }
 
 
-def test_unknown_name_in_the_configuration_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_names_in_the_configuration_are_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     app = Flask(__name__)
     app.config["UWSGI_WEBSOCKET_MAX_SZIE"] = 5
-    WebSocket(app).settings(app)
-    assert "UWSGI_WEBSOCKET_MAX_SZIE" in caplog.text
+    websocket = WebSocket(app)
+    assert [record.message.split(";")[0] for record in caplog.records] == [
+        "there is no option UWSGI_WEBSOCKET_MAX_SZIE"
+    ]
+    app.config["UWSGI_WEBSOCKETS_ORIGINS"] = "*"
+    websocket.settings(app)
+    assert len(caplog.records) == 2
+    assert "UWSGI_WEBSOCKETS_ORIGINS" in caplog.text
+
+
+@pytest.mark.parametrize("extension", [WebSocket, GeventWebSocket])
+def test_async_handler_of_a_blocking_backend_is_refused(extension: type[WebSocket]) -> None:
+    async def handler(ws: object) -> None: ...
+
+    with pytest.raises(TypeError, match="use AsyncioWebSocket"):
+        extension(Flask(__name__)).route("/echo")(handler)
+    AsyncioWebSocket(Flask(__name__)).route("/echo")(handler)
 
 
 def test_wrong_value_that_comes_later_is_a_500_with_the_reason_in_the_log(

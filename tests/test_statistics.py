@@ -15,6 +15,7 @@ from modes import Mode
 from peers import eventually, open_client
 from raw import RawClient, frame
 from uwsgi_server import ROOT, Server, free_port
+from websockets.exceptions import ConnectionClosed
 
 METRICS = ROOT / "uwsgi-configs" / "metrics.ini"
 
@@ -170,6 +171,25 @@ def test_metrics_and_the_page_for_prometheus_tell_of_all_workers(mode: Mode) -> 
         closed = page(server)["websocket_connections_closed_total 1000"]
         assert closed == count - gone
         assert eventually(lambda: metrics(server, port)["closed.1000"] == closed, 10)
+
+
+def test_worker_that_ends_tells_what_it_counted_last(mode: Mode) -> None:
+    port = free_port()
+    with mode.serve("--ini", str(METRICS), "--stats", f"127.0.0.1:{port}") as server:
+        worker = server.worker
+        with open_client(server, "/echo") as client:
+            client.send("hello")
+            client.recv(timeout=10)
+            os.kill(worker, signal.SIGHUP)
+            with pytest.raises(ConnectionClosed):
+                client.recv(timeout=10)
+            assert client.close_code == 1012
+        assert eventually(lambda: worker not in server.workers() and server.workers(), 20)
+        assert eventually(lambda: metrics(server, port)["open"] == 0)
+        told = metrics(server, port)
+        assert (told["messages_received"], told["messages_sent"]) == (1, 1)
+        assert (told["opened"], told["closed.1012"]) == (1, 1)
+        assert page(server)["websocket_connections_closed_total 1012"] == 1
 
 
 def test_configuration_names_every_metric() -> None:

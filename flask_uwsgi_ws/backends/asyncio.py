@@ -505,6 +505,7 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
     """Does the handshake and runs the handler in a task of its own."""
 
     client = AsyncioWebSocketClient
+    awaits = True
 
     def obstacle(self) -> str | None:
         if loop_engine() == "gevent":

@@ -79,7 +79,8 @@ def answer_at_length(ws: Any) -> None:
         tell_end(ws, error)
 
 
-@websocket.route("/coroutine")
+# Of Flask's, since the extension's would refuse it.
+@app.route("/coroutine", websocket=True)
 async def coroutine(ws: Any) -> None:
     ws.send("not run")
 
