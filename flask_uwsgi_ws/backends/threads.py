@@ -288,7 +288,9 @@ class WebSocketClient(BaseClient, BlockingCalls):
         the attendant does, within some milliseconds.
         """
         self._backlog.append(frame)
-        if self._connection.state != _OPEN and self._backlog[-1] is frame:
+        # Counted from the front, since compiled code does not count from the back.
+        last = len(self._backlog) - 1
+        if self._connection.state != _OPEN and last >= 0 and self._backlog[last] is frame:
             # It ended since the look at the state; its Close frame may be the one before.
             self._backlog.pop()
             raise self._ended()
