@@ -17,7 +17,7 @@ from .clients import Clients
 from .limits import mercy_warning
 from .loops import prepare_engine
 from .middleware import BaseMiddleware
-from .servers import uwsgi_module, uwsgi_options
+from .servers import has_threads, loop_engine, threads_beside, uwsgi_module, uwsgi_options
 from .settings import Settings, unknown_names
 from .statistics import Statistics
 
@@ -91,12 +91,14 @@ class WebSocket:
         app.wsgi_app = self.middleware(app.wsgi_app, self, app)  # type: ignore[method-assign]
         app.run = lambda *args, **options: self.run(app, *args, **options)  # type: ignore[method-assign]
 
-    def prepare(self, app: Flask) -> None:  # noqa: ARG002
+    def prepare(self, app: Flask) -> None:
         """Do what the backend has to do early; :meth:`init_app` calls this first.
 
         :param app: the app.
         """
         prepare_engine()
+        if loop_engine() in {"gevent", "asyncio"} and has_threads(uwsgi_options()):
+            app.logger.error(threads_beside(loop_engine()))
         if uwsgi_module() is not None:
             signals.prepare()
         if "enable-metrics" in uwsgi_options():

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from flask import Flask
 
+from .servers import has_threads, threads_beside
 from .statistics import METRIC_OPTIONS
 
 #: Environment variable that turns the debugger on inside uWSGI.
@@ -110,6 +111,9 @@ def build_command(
         raise RunError(f"port {port!r} is not a port: give a number from 1 to 65535")
     debug = debug or debug_wanted()
     wanted = {name.replace("_", "-"): value for name, value in options.items()}
+    for engine in ("gevent", "asyncio", "async"):
+        if wanted.get(engine) and has_threads(wanted):
+            raise RunError(threads_beside(engine))
     binary = find_uwsgi(uwsgi_binary)
     ssl_context = wanted.pop("ssl-context", None)
     merged: dict[str, Any] = {}

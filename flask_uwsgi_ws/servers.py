@@ -49,6 +49,24 @@ def loop_engine() -> str:
     return engine.decode() if isinstance(engine, bytes) else engine
 
 
+def has_threads(options: Mapping[str, Any]) -> bool:
+    """Tell whether options of uWSGI ask for several threads (``--threads``)."""
+    value = options.get("threads")
+    number = value.decode() if isinstance(value, bytes) else str(value)
+    return number.isdigit() and int(number) > 1
+
+
+def threads_beside(engine: str) -> str:
+    """Say what is wrong with ``--threads`` beside an event loop.
+
+    uWSGI 2.0.31 has room for as many requests as there are threads then, and serves as many as
+    the event loop takes: under load it gives requests the environ of none, and the worker dies.
+
+    :param engine: the option that starts the event loop.
+    """
+    return f"threads and {engine} exclude each other in uWSGI, which crashes: leave threads out"
+
+
 def plain_socket(fd: int) -> socket.socket:
     """Make a socket of a descriptor, not gevent's where that has replaced them.
 

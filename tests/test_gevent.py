@@ -60,6 +60,14 @@ def test_nothing_is_named_where_uwsgi_has_patched_early() -> None:
 # Where it does not run.
 
 
+@pytest.mark.parametrize("mode", ["gevent", "asyncio-engine"])
+def test_threads_beside_an_event_loop_are_warned_of(mode: str) -> None:
+    with MODES[mode].serve("--threads", "4") as server:
+        assert "leave threads out" in server.log
+    with MODES[mode].serve("--threads", "1") as server:
+        assert "leave threads out" not in server.log
+
+
 @pytest.mark.parametrize("mode", ["threads", "asyncio-alone"])
 def test_handshake_without_gevents_loop_is_refused_and_the_log_says_what_to_do(mode: str) -> None:
     options = MODES[mode].options

@@ -227,6 +227,8 @@ def test_every_option_of_uwsgi_is_known() -> None:
         ({"options": {"ssl_context": "cert.pem"}}, "pair of files"),
         ({"options": {"ssl_context": ("no.pem", "no.key")}}, "can not be read"),
         ({"options": {"ssl_context": "adhoc", "http": ":1"}}, "leave the http option out"),
+        ({"options": {"gevent": 100, "threads": 4}}, "leave threads out"),
+        ({"options": {"asyncio": "9", "greenlet": True, "threads": "2"}}, "leave threads out"),
         ({"debug": "0.0.0.0"}, "host='0.0.0.0'"),
         ({"port": "5000"}, "is not a port"),
         ({"port": 70000}, "is not a port"),

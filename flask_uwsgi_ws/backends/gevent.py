@@ -276,7 +276,7 @@ class GeventWebSocketMiddleware(BaseMiddleware):
     client = GeventWebSocketClient
 
     def obstacle(self) -> str | None:
-        if loop_engine() != "gevent":
+        if uwsgi_module() is not None and loop_engine() != "gevent":
             return NO_LOOP
         return None
 
