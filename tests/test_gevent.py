@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +14,7 @@ import pytest
 from modes import MODES
 from peers import messages, open_client
 from raw import RawClient, frame
-from uwsgi_server import Server
+from uwsgi_server import APPS, Server, free_port, uwsgi_command
 from websockets.exceptions import ConnectionClosed
 
 from flask_uwsgi_ws.settings import Settings
@@ -60,12 +62,20 @@ def test_nothing_is_named_where_uwsgi_has_patched_early() -> None:
 # Where it does not run.
 
 
-@pytest.mark.parametrize("mode", ["gevent", "asyncio-engine"])
-def test_threads_beside_an_event_loop_are_warned_of(mode: str) -> None:
-    with MODES[mode].serve("--threads", "4") as server:
-        assert "leave threads out" in server.log
-    with MODES[mode].serve("--threads", "1") as server:
-        assert "leave threads out" not in server.log
+@pytest.mark.parametrize("name", ["gevent", "asyncio-engine"])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_beside_an_event_loop_are_warned_of(name: str, threads: int) -> None:
+    mode = MODES[name]
+    uwsgi, env = uwsgi_command("uwsgi")
+    command = [*uwsgi, *mode.options, "--threads", str(threads), "--module", f"{mode.app}:app"]
+    command += ["--http-socket", f"127.0.0.1:{free_port()}"]
+    env["BACKEND"] = mode.backend
+    with subprocess.Popen(command, cwd=APPS, env=env, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        # Until the app is loaded; serving with both may crash.
+        log = "".join(itertools.takewhile(lambda line: "ready in" not in line, process.stderr))
+        process.kill()
+    assert ("leave threads out" in log) == (threads > 1)
 
 
 @pytest.mark.parametrize("mode", ["threads", "asyncio-alone"])
