@@ -265,7 +265,7 @@ def test_bytes_after_the_close_frame(site: Site) -> None:
     def attack(site: Site) -> None:
         with RawClient(site.port) as client:
             client.send(frame(8, b"\x03\xe8") + frame(1, b"after") * 10_000 + b"\xff" * 10_000)
-            assert client.receive() == (0x88, b"\x03\xe8")
+            assert (0x88, b"\x03\xe8") in frames(client)
             assert client.rest() == b""
 
     site.withstands(attack)
@@ -368,7 +368,8 @@ def test_a_byte_at_a_time(site: Site) -> None:
             for byte in frame(1, b"x"):
                 client.send(bytes((byte,)))
                 site.crowd.answered()
-            assert client.receive() == (0x81, b"x")
+            # The server may have asked meanwhile whether somebody is there.
+            assert (0x81, b"x") in frames(client)
 
     site.withstands(attack)
 
@@ -398,7 +399,7 @@ def test_handlers_that_never_return_while_their_clients_leave(site: Site) -> Non
         try:
             with closed, half:
                 for client in (gone, closed, half):
-                    assert client.receive() == (0x81, b"here")
+                    assert (0x81, b"here") in frames(client)
                 reset(gone.socket)
                 closed.send(frame(8, b"\x03\xe8"))
                 assert (0x88, b"\x03\xe8") in frames(closed)

@@ -86,7 +86,7 @@ def test_handler_that_sends_without_rest_leaves_turns_to_the_others(plain: Serve
 
 
 def test_silent_peer_is_pinged_and_dropped_whatever_its_handler_does(pinging: Server) -> None:
-    paths = ("/iterate?silent", "/sleep?10", "/push?silent")
+    paths = ("/iterate?silent", "/sleep?10", "/push?silent", "/toil?silent")
     with open_client(pinging, "/iterate", ping_interval=None) as alive:
         silent = [RawClient(pinging.port, path) for path in paths]
         for client in silent:
@@ -98,7 +98,7 @@ def test_silent_peer_is_pinged_and_dropped_whatever_its_handler_does(pinging: Se
                 assert client.rest() == b""
         alive.send("still here")
         assert alive.recv(timeout=10) == "still here"
-    for start in ("/iterate?silent", "/push?silent"):
+    for start in ("/iterate?silent", "/push?silent", "/toil?silent"):
         assert ended(pinging, start) == "1011 keepalive ping timeout"
 
 
@@ -112,7 +112,8 @@ def frames_up_to_close(client: RawClient) -> list[tuple[int, bytes]]:
 
 
 def test_peer_that_answers_pings_stays_whatever_its_handler_does(pinging: Server) -> None:
-    clients = [RawClient(pinging.port, path) for path in ("/iterate", "/sleep?10", "/push")]
+    paths = ("/iterate", "/sleep?10", "/push", "/toil")
+    clients = [RawClient(pinging.port, path) for path in paths]
     pings = dict.fromkeys(clients, 0)
 
     def answer(client: RawClient) -> None:
@@ -131,7 +132,7 @@ def test_peer_that_answers_pings_stays_whatever_its_handler_does(pinging: Server
         thread.join(10)
     for client in clients:
         client.socket.close()
-    assert list(pings.values()) == [3, 3, 3]
+    assert list(pings.values()) == [3, 3, 3, 3]
 
 
 # Peers that do not read.

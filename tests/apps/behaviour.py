@@ -5,12 +5,14 @@ Each route is one way of using a client; ``behaviour_asyncio.py`` has the same.
 
 from __future__ import annotations
 
+import concurrent.futures
+import importlib
 import os
 import time
 from contextlib import suppress
 from typing import Any
 
-from common import about_client, clients, released, tell_close, tell_end, websocket
+from common import about_client, clients, released, tell_close, tell_end, toil, websocket
 from common import app as app
 
 from flask_uwsgi_ws import ConnectionClosed
@@ -131,6 +133,17 @@ def stream(ws: Any) -> None:
 @websocket.route("/sleep")
 def sleep(ws: Any) -> None:
     time.sleep(number_in(ws))
+
+
+@websocket.route("/toil")
+def toil_in_threads(ws: Any) -> None:
+    """Waits for native threads, which leave it little time."""
+    executor = concurrent.futures.ThreadPoolExecutor
+    if os.environ["BACKEND"] == "GeventWebSocket":
+        executor = importlib.import_module("gevent.threadpool").ThreadPoolExecutor
+    with executor(2) as threads:
+        list(threads.map(toil, (ws, ws)))
+    tell_close(ws)
 
 
 @websocket.route("/stay/<mark>")

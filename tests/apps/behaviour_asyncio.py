@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
-from common import about_client, clients, loops, released, tell_close, tell_end, websocket
+from common import about_client, clients, loops, released, tell_close, tell_end, toil, websocket
 from common import app as app
 
 from flask_uwsgi_ws import ConnectionClosed
@@ -117,6 +117,13 @@ async def stream(ws: Any) -> None:
 @websocket.route("/sleep")
 async def sleep(ws: Any) -> None:
     await asyncio.sleep(number_in(ws))
+
+
+@websocket.route("/toil")
+async def toil_in_threads(ws: Any) -> None:
+    """Waits for native threads, which leave it little time."""
+    await asyncio.gather(asyncio.to_thread(toil, ws), asyncio.to_thread(toil, ws))
+    tell_close(ws)
 
 
 @websocket.route("/stay/<mark>")

@@ -78,6 +78,13 @@ def tell_close(ws: Any) -> None:
     tell_end(ws, ws.close_code, ws.close_reason)
 
 
+def toil(ws: Any) -> None:
+    """Keep the interpreter busy for as long as the client is there."""
+    end = time.monotonic() + 10
+    while ws.connected and time.monotonic() < end:
+        sum(range(1000))
+
+
 def about_client(ws: Any) -> dict[str, Any]:
     return {
         "connected": ws.connected,
