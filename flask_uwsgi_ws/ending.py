@@ -60,6 +60,18 @@ class WorkerEnd:
         self._registries: weakref.WeakSet[Clients] = weakref.WeakSet()
         self._last_calls: list[Callable[[], None]] = []
         self._lock = Lock()
+        # What is left to do before the end is learnt of; each may find no thread or descriptor.
+        self._steps = [
+            self._start_ending,
+            self._watch_signals,
+            self._watch_limits,
+            self._watch_exit,
+        ]
+        self._starting = Lock()
+        # What the thread for the end waits for, and is to do.
+        self._ordered = Lock()
+        self._ordered.acquire()
+        self._order: Callable[[], None] = lambda: None
         self._ending = False
         self._done = False
         self._hurried = False
@@ -68,14 +80,23 @@ class WorkerEnd:
     def watch(self, clients: Clients) -> None:
         """See that *clients* are told.
 
-        To be called when there is one; where uWSGI runs an event loop, in its thread.
+        To be called when there is one; where uWSGI runs an event loop, in its thread. After an
+        error it may be called again.
+
+        :raises RuntimeError: if there is no thread for it.
+        :raises OSError: if there is no descriptor for it.
         """
         with self._lock:
-            first = not self._registries
             self._registries.add(clients)
-        uwsgi: Any = uwsgi_module()
-        if not first or uwsgi is None or not threads_run():
+        if not self._steps or uwsgi_module() is None or not threads_run():
             return
+        with self._starting:
+            while self._steps:
+                self._steps[0]()
+                del self._steps[0]
+
+    def _watch_exit(self) -> None:
+        uwsgi: Any = uwsgi_module()
         before = getattr(uwsgi, "atexit", None)
         pid = os.getpid()
 
@@ -88,12 +109,29 @@ class WorkerEnd:
                 before()
 
         uwsgi.atexit = at_exit
+
+    def _watch_signals(self) -> None:
         if loop_engine() == "asyncio":
             self._watch_in_engine(asyncio.get_running_loop())
         else:
             signals.catch(self._told)
+
+    def _watch_limits(self) -> None:
         if limits_are_set():
-            _start_thread(self._watch_limits)
+            _start_thread(self._look_at_limits)
+
+    def _start_ending(self) -> None:
+        # At the end there may be no thread to be had.
+        _start_thread(self._wait_for_order)
+
+    def _wait_for_order(self) -> None:
+        self._ordered.acquire()
+        self._order()
+
+    def _let_end(self, order: Callable[[], None]) -> None:
+        """Have something done in the thread for the end; once."""
+        self._order = order
+        self._ordered.release()
 
     def call_last(self, call: Callable[[], None]) -> None:
         """Call something in any thread when all connections have ended, before uWSGI goes on."""
@@ -103,14 +141,18 @@ class WorkerEnd:
         """A signal came; in the thread that waits for them."""
         if self._is_told_twice(number):
             return
-        self._hurried = bool(self.code)
-        self._begin(close_code(number))
-        if number == signal.SIGHUP or self._hurried:
-            # A graceful end waits at uwsgi.atexit; and who signals again will not wait.
+        if self.code:
+            # Who signals again will not wait.
+            self._hurried = True
             signals.pass_on(number)
-            _start_thread(self._end, self.code, pause)
+            return
+        self._begin(close_code(number))
+        if number == signal.SIGHUP:
+            # A graceful end waits at uwsgi.atexit.
+            signals.pass_on(number)
+            self._let_end(lambda: self._end(self.code, pause))
         else:
-            _start_thread(self._end_before, number)
+            self._let_end(lambda: self._end_before(number))
 
     def _is_told_twice(self, number: int) -> bool:
         first = self._first = self._first or number
@@ -141,7 +183,7 @@ class WorkerEnd:
         assert self._loop is not None
         for fd in _listening():
             self._loop.remove_reader(fd)
-        _start_thread(self._engine_ends_late, number)
+        self._let_end(lambda: self._engine_ends_late(number))
 
     def _engine_ends_late(self, number: int) -> None:
         self._end(self.code, pause)
@@ -153,7 +195,7 @@ class WorkerEnd:
         self._loop.remove_signal_handler(number)
         signals.pass_on(number)
 
-    def _watch_limits(self) -> None:
+    def _look_at_limits(self) -> None:
         while not self.code:
             pause(1)
             if limit_is_reached() and not self.code:
@@ -247,8 +289,8 @@ def _listening() -> Iterable[int]:
                     yield int(name)
 
 
-def _start_thread(call: Callable[..., None], *arguments: Any) -> None:
-    unpatched(_thread, "start_new_thread")(call, arguments)
+def _start_thread(call: Callable[[], None]) -> None:
+    unpatched(_thread, "start_new_thread")(call, ())
 
 
 _end: WorkerEnd | None = None

@@ -14,6 +14,7 @@ from werkzeug.debug import DebuggedApplication
 from . import runner, signals
 from .backends.threads import WebSocketMiddleware
 from .clients import Clients
+from .ending import worker_end
 from .limits import mercy_warning
 from .loops import prepare_engine
 from .middleware import BaseMiddleware
@@ -113,8 +114,13 @@ class WebSocket:
             self._statistics = Statistics(self.clients)
         return self._statistics
 
-    def connection_opened(self) -> None:
-        """Take note that this worker serves connections."""
+    def prepare_worker(self) -> None:
+        """Start what all connections of this worker need, if that has not begun.
+
+        :raises RuntimeError: if there is no thread for it.
+        :raises OSError: if there is no descriptor for it.
+        """
+        worker_end().watch(self.clients)
         if self._statistics is not None:
             self._statistics.start()
 

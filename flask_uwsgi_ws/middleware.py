@@ -18,11 +18,15 @@ from .ending import reason, worker_end
 from .exceptions import ConnectionClosed
 from .handshake import Answer, is_handshake, negotiate, refusal
 from .logs import log_closed, log_opened
-from .servers import plain_socket, take_connection
+from .servers import plain_socket, refusal_here, take_connection
 from .settings import Settings
 
 if TYPE_CHECKING:
     from .extension import WebSocket
+
+#: Close code and reason where a handler can not have a thread (the IANA registry of
+#: :rfc:`6455` section 11.7: "try again later").
+NO_THREAD = 1013, "the server has no thread for this"
 
 Environ = dict[str, Any]
 
@@ -86,12 +90,23 @@ class BaseMiddleware:
                 refusal(status, obstacle, log=f"WebSocket handshake refused: {obstacle}"),
                 start_response,
             )
-        answer = negotiate(environ, settings)
+        answer = refusal_here(environ) or negotiate(environ, settings)
         if not answer.accepted:
             return self._refuse(answer, start_response)
         clients = self.websocket.clients
         clients.expect(settings)
-        worker_end().watch(clients)
+        try:
+            self.prepare_worker()
+        except (OSError, RuntimeError) as error:
+            clients.expect_no_more()
+            return self._refuse(
+                refusal(
+                    HTTPStatus.SERVICE_UNAVAILABLE,
+                    "the server has no thread or descriptor left for it; try again later",
+                    log=f"WebSocket handshake refused: {error}",
+                ),
+                start_response,
+            )
         try:
             fd = take_connection(environ, start_response, answer)
         except OSError:
@@ -143,7 +158,6 @@ class BaseMiddleware:
             clients.add(client)
         finally:
             clients.expect_no_more()
-        self.websocket.connection_opened()
         return client
 
     def opened(self, client: Any) -> None:
@@ -195,6 +209,10 @@ class BaseMiddleware:
         self.app.logger.error("WebSocket handler failed: %r", client, exc_info=error)
         return 1011, "internal error"
 
+    def turned_away(self, error: Exception) -> None:
+        """Log that a connection ends with :data:`NO_THREAD`."""
+        self.app.logger.error("WebSocket connection turned away: %s", error)
+
     def is_cancellation(self, error: BaseException) -> bool:  # noqa: ARG002
         """Whether a handler that raised *error* was told to end, in the way of the backend."""
         return False
@@ -209,6 +227,14 @@ class BaseMiddleware:
         :param arguments: its arguments from the URL.
         """
         raise NotImplementedError
+
+    def prepare_worker(self) -> None:
+        """Start what all connections of this worker need, if that has not begun.
+
+        :raises RuntimeError: if there is no thread for it.
+        :raises OSError: if there is no descriptor for it.
+        """
+        self.websocket.prepare_worker()
 
     def obstacle(self) -> str | None:
         """Say what has to be changed for this backend to run here; ``None`` if it can."""

@@ -86,22 +86,13 @@ def threads_run() -> bool:
     return bool(getattr(uwsgi_module(), "has_threads", True))
 
 
-def take_connection(
-    environ: Mapping[str, Any],
-    start_response: Callable[..., Any],
-    answer: Answer,
-) -> int | Answer:
-    """Send the 101 and take the connection over from uWSGI.
+def refusal_here(environ: Mapping[str, Any]) -> Answer | None:
+    """Say why this server can not give its connections away.
 
     :param environ: the WSGI environ.
-    :param start_response: the WSGI callable.
-    :param answer: an accepting one.
-    :returns: a descriptor of the connection, which the caller has to close, or
-        a refusal to send where the connection can not be had.
-    :raises OSError: if the client left before the 101 was sent.
+    :returns: the refusal to send; ``None`` where it can.
     """
-    uwsgi = uwsgi_module()
-    if uwsgi is None:
+    if uwsgi_module() is None:
         return refusal(
             HTTPStatus.NOT_IMPLEMENTED,
             "this server is not uWSGI; start the app with app.run() or the uwsgi command",
@@ -121,6 +112,24 @@ def take_connection(
             "whose router ends TLS before the worker, with --http-websockets",
             log="WebSocket handshake refused: use --https instead of --https-socket",
         )
+    return None
+
+
+def take_connection(
+    environ: Mapping[str, Any],
+    start_response: Callable[..., Any],
+    answer: Answer,
+) -> int | Answer:
+    """Send the 101 and take the connection over from uWSGI.
+
+    :param environ: the WSGI environ.
+    :param start_response: the WSGI callable.
+    :param answer: an accepting one.
+    :returns: a descriptor of the connection, which the caller has to close, or
+        a refusal to send where there is none left.
+    :raises OSError: if the client left before the 101 was sent.
+    """
+    uwsgi: Any = uwsgi_module()
     try:
         fd = os.dup(uwsgi.connection_fd())
     except OSError as error:

@@ -102,16 +102,23 @@ def catch(told: Callable[[int], None]) -> bool:
 
     :param told: called with the number of a signal, in a thread of its own.
     :returns: whether that could be done.
+    :raises OSError: if there is no descriptor for it.
+    :raises RuntimeError: if there is no thread for it.
     """
     global _caught
     if not _pythons:
         return False
-    _caught = True
     read, write = os.pipe()
-    os.set_blocking(write, False)
-    os.dup2(write, _wakeup, inheritable=False)
-    os.close(write)
-    unpatched(_thread, "start_new_thread")(_tell, (read, told))
+    try:
+        os.set_blocking(write, False)
+        unpatched(_thread, "start_new_thread")(_tell, (read, told))
+        os.dup2(write, _wakeup, inheritable=False)
+    except RuntimeError:
+        os.close(read)
+        raise
+    finally:
+        os.close(write)
+    _caught = True
     for number in SIGNALS:
         action = _action(number)
         # The app took it from uWSGI with signal.signal: then it does not end the worker.
@@ -138,8 +145,8 @@ def pass_on(number: int) -> None:
 
 
 def _tell(read: int, told: Callable[[int], None]) -> None:
-    while True:
-        for number in os.read(read, 16):
+    while numbers := os.read(read, 16):
+        for number in numbers:
             if number in _uwsgis:
                 told(number)
 

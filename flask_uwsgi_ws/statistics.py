@@ -70,21 +70,24 @@ class Statistics:
             after_fork(self.start)
 
     def start(self) -> None:
-        """Begin to write this worker's counts, if that has not begun."""
+        """Begin to write this worker's counts, if that has not begun.
+
+        :raises RuntimeError: if there is no thread for it.
+        """
         if self._pid == os.getpid():
             return
         with self._lock:
             if self._pid == os.getpid():
                 return
+            start = self._row()
+            self._before = list(self._rows[start : start + _LENGTH])
+            self._told = list(self._before)
+            # The connections of a worker that died are gone.
+            for name in GAUGES:
+                self._before[COUNTS.index(name)] = 0
+            unpatched(_thread, "start_new_thread")(self._run, ())
+            worker_end().call_last(self.write)
             self._pid = os.getpid()
-        start = self._row()
-        self._before = list(self._rows[start : start + _LENGTH])
-        self._told = list(self._before)
-        # The connections of a worker that died are gone.
-        for name in GAUGES:
-            self._before[COUNTS.index(name)] = 0
-        worker_end().call_last(self.write)
-        unpatched(_thread, "start_new_thread")(self._run, ())
 
     def workers(self) -> dict[int, dict[str, int]]:
         """Give what each worker has counted, by its number, with :data:`COUNTS` as names."""

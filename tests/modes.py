@@ -54,4 +54,7 @@ MODES = {
 # Those that differ in what they do; asyncio-alone differs in uWSGI's part only.
 BACKENDS = ("threads", "gevent", "asyncio-engine", "asyncio-thread")
 
+# The bytes of a stack that no thread can have: all that a process has addresses for.
+NO_THREAD = 2**47
+
 SHAREDAREA = ("--sharedarea", "1")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from modes import MODES
+from modes import MODES, NO_THREAD
 from peers import ended, eventually, leaves_nothing, messages, open_client
 from raw import RawClient, frame
 from uwsgi_server import Server
@@ -188,6 +188,23 @@ def test_plain_function_that_raises_closes_with_1011_and_is_logged(tasks: Server
             ws.recv(timeout=10)
         assert ws.close_code == 1011
     assert "RuntimeError: on purpose, in a thread" in tasks.log
+
+
+def test_plain_function_that_can_not_have_a_thread_is_turned_away_and_the_next_is_not(
+    tasks: Server,
+) -> None:
+    tasks.get(f"/stack-size/{NO_THREAD}")
+    with open_client(tasks, "/plain?without") as ws, pytest.raises(ConnectionClosed) as closed:
+        ws.recv(timeout=10)
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (
+        1013,
+        "the server has no thread for this",
+    )
+    tasks.get("/stack-size/0")
+    with open_client(tasks, "/plain-close/4001/enough") as ws, pytest.raises(ConnectionClosed):
+        ws.recv(timeout=10)
+    assert "turned away: can't start new thread" in tasks.log
 
 
 def test_plain_function_closes_with_a_code_and_a_reason(tasks: Server) -> None:

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from modes import Mode
+from modes import MODES, NO_THREAD, Mode
 from peers import eventually, more, open_client
 from raw import RawClient, frame
 from uwsgi_server import Server
@@ -87,6 +87,42 @@ def test_out_of_descriptors_answers_503_and_the_worker_lives(mode: Mode) -> None
         assert server.worker == worker
         with RawClient(server.port) as client:
             assert talks(client)
+
+
+def test_out_of_threads_is_told_and_nobody_else_is_harmed(mode: Mode) -> None:
+    with mode.serve(env={"STACK_SIZE": str(NO_THREAD)}) as server:
+        worker = server.worker
+        for _ in range(2):
+            with RawClient(server.port) as client:
+                assert client.status == 503
+                assert b"no thread" in client.rest()
+        server.get("/stack-size/0")
+        with RawClient(server.port) as client:
+            assert talks(client)
+        left = settled(server)
+        with RawClient(server.port) as other, RawClient(server.port) as another:
+            assert talks(other)
+            server.get(f"/stack-size/{NO_THREAD}")
+            for _ in range(3):
+                with RawClient(server.port) as client:
+                    if mode is MODES["threads"]:
+                        reason = b"the server has no thread for this"
+                        assert client.receive() == (0x88, b"\x03\xf5" + reason)
+                        assert client.rest() == b""
+                    else:
+                        assert talks(client)
+            assert talks(other)
+            # The end needs none either.
+            os.kill(worker, signal.SIGHUP)
+            for client in (other, another):
+                assert client.receive() == (0x88, b"\x03\xf4service restart")
+                client.send(frame(8, b"\x03\xf4"))
+                assert client.rest() == b""
+        assert eventually(lambda: server.workers() not in ([], [worker]), 20)
+        server.get("/stack-size/0")
+        with RawClient(server.port) as client:
+            assert talks(client)
+        assert not more(server, left)
 
 
 @pytest.mark.parametrize("log", [["--logto", "/dev/full"], ["--logger", "file:/dev/full"]])

@@ -26,7 +26,7 @@ from ..connection import OPEN
 from ..exceptions import ConnectionClosed
 from ..extension import WebSocket
 from ..loops import new_event_loop, task_owner
-from ..middleware import BaseMiddleware, Opening
+from ..middleware import NO_THREAD, BaseMiddleware, Opening
 from ..servers import loop_engine, threads_run
 from ..settings import Settings
 from .evented import TICK, EventedClient, Reactor
@@ -470,13 +470,22 @@ class BlockingClient(BlockingCalls):
         return repr(self._client)
 
 
+class _NoThread(Exception):
+    """There is no thread for a handler that is a plain function."""
+
+
 class _LoopThread:
     """An event loop in a thread of the worker."""
 
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = new_event_loop()
-        threading.Thread(target=self._run, name="flask-uwsgi-ws event loop", daemon=True).start()
+        thread = threading.Thread(target=self._run, name="flask-uwsgi-ws event loop", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self.loop.close()
+            raise
 
     def _run(self) -> None:
         while True:
@@ -516,6 +525,11 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
         if not threads_run():
             return "AsyncioWebSocket needs Python threads; start uWSGI with --enable-threads"
         return None
+
+    def prepare_worker(self) -> None:
+        super().prepare_worker()
+        if loop_engine() != "asyncio":
+            _thread_loop()
 
     def start(
         self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
@@ -572,6 +586,9 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
                 await self._in_thread(handler, client.sync, arguments)
         except ConnectionClosed:
             pass
+        except _NoThread as error:
+            self.turned_away(error)
+            return NO_THREAD
         except BaseException as error:
             return self.ending(client, error)
         return 1000, ""
@@ -603,9 +620,13 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
                 done.set_result(None)
 
         context = contextvars.copy_context()
-        threading.Thread(
+        thread = threading.Thread(
             target=context.run, args=(run,), name=f"websocket {client.id}", daemon=True
-        ).start()
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise _NoThread(f"{error}") from error
         await asyncio.wrap_future(done)
 
 

@@ -46,7 +46,7 @@ from ..compression import Deflate
 from ..connection import CLOSED, CLOSING, OPEN
 from ..exceptions import ConnectionClosed
 from ..locks import Lock, pause, thread_ident
-from ..middleware import BaseMiddleware, Opening
+from ..middleware import NO_THREAD, BaseMiddleware, Opening
 from ..servers import loop_engine, threads_run
 from ..settings import LONGEST, Settings
 from ..sockets import RawSocket
@@ -509,9 +509,9 @@ class WebSocketClient(BaseClient, BlockingCalls):
         if self._sending_is_busy():
             self._lose()
 
-    def _turn_away(self) -> None:
+    def _turn_away(self, code: int, reason: str) -> None:
         """End a connection that can not be served, without waiting for the peer."""
-        self._start_closing(1013, "the server has no thread for this", time.monotonic())
+        self._start_closing(code, reason, time.monotonic())
         self._close_socket()
 
     # For the attendant.
@@ -727,9 +727,9 @@ class WebSocketMiddleware(BaseMiddleware):
                 threading.Thread(target=run, name=f"websocket {client.id}", daemon=True).start()
                 return
         except RuntimeError as error:
-            self.app.logger.error("WebSocket connection turned away: %s", error)
+            self.turned_away(error)
             _attendant.remove(client)
-            client._turn_away()
+            client._turn_away(*NO_THREAD)
             self.ended(client)
             return
         self._warn_of_no_threads()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import ctypes
 import dataclasses
@@ -21,6 +22,7 @@ import flask_uwsgi_ws
 from flask_uwsgi_ws import ConnectionClosed
 from flask_uwsgi_ws.client import BaseClient
 from flask_uwsgi_ws.prometheus import prometheus_page
+from flask_uwsgi_ws.unpatched import unpatched
 
 app = Flask("behaviour")
 app.config["UWSGI_WEBSOCKET_MAX_SIZE"] = int(os.environ.get("MAX_SIZE", 32 * 2**20))
@@ -37,6 +39,8 @@ if "COMPRESSION" in os.environ:
 if "LOG_LEVEL" in os.environ:
     app.logger.setLevel(os.environ["LOG_LEVEL"])
 app.config["UWSGI_WEBSOCKET_AGGRESSIVE_PATCH"] = os.environ.get("AGGRESSIVE_PATCH") != "0"
+if "STACK_SIZE" in os.environ:
+    unpatched(_thread, "stack_size")(int(os.environ["STACK_SIZE"]))
 websocket = getattr(flask_uwsgi_ws, os.environ.get("BACKEND", "WebSocket"))(app)
 if "PROXY_FIX" in os.environ:
     app.wsgi_app = ProxyFix(app.wsgi_app)
@@ -114,6 +118,12 @@ def start_native_thread(function: Callable[..., object], *arguments: object) -> 
 @app.get("/pid")
 def pid() -> str:
     return str(os.getpid())
+
+
+@app.get("/stack-size/<int:size>")
+def set_stack_size(size: int) -> str:
+    unpatched(_thread, "stack_size")(size)
+    return ""
 
 
 @app.get("/clock")
