@@ -21,6 +21,7 @@ cdef class BaseClient:
     cdef bint _heard
     cdef double _heard_at
     cdef object _pinged_at
+    cdef object _overdue_at
     cdef double _asked_at
     cdef bytes _asked
     cdef object _latency

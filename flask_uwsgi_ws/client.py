@@ -28,6 +28,9 @@ _OPEN = OPEN
 QUIET, PING, SILENT = 0, 1, 2
 
 #: Why we gave a client up: it took no bytes for ``send_timeout``, or did not answer a Ping.
+# Seconds in which what has come meanwhile is read by a worker that was held up.
+_TIME_TO_READ = 0.2
+
 SLOW, PING_TIMEOUT = "slow", "ping timeout"
 
 Message = str | bytes
@@ -70,6 +73,7 @@ class BaseClient:
         self._heard = False
         self._heard_at = time.monotonic()
         self._pinged_at: float | None = None
+        self._overdue_at: float | None = None
         # When the Ping went out that has not been answered, 0 for none, what it carried, and
         # the seconds that the last answer took.
         self._asked_at = 0.0
@@ -222,11 +226,15 @@ class BaseClient:
         if self._heard:
             self._heard = False
             self._heard_at = now
-            self._pinged_at = None
+            self._pinged_at = self._overdue_at = None
         interval, timeout = self._settings.ping_interval, self._settings.ping_timeout
         if self._pinged_at is not None:
             if timeout is not None and now - self._pinged_at > timeout:
-                return SILENT
+                # Where this worker was held up, the answer may be here and not read yet.
+                if self._overdue_at is None:
+                    self._overdue_at = now
+                elif now - self._overdue_at > _TIME_TO_READ:
+                    return SILENT
         elif interval is not None and now - self._heard_at > interval:
             self._pinged_at = now
             return PING

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import _thread
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -43,6 +42,10 @@ _GRACE = 0.5
 
 # Between two looks at who is left.
 _MOMENT = 0.01
+
+# Where nobody waits for handlers any more: for the loops to begin the closes, at most, and for
+# the Close frames to leave.
+_HURRY, _LAST_MOMENT = 1.0, 0.05
 
 # Seconds in which a signal comes twice and means it once: Ctrl-C reaches the worker from the
 # terminal and from the master, a service manager may signal both as well.
@@ -76,6 +79,7 @@ class WorkerEnd:
         self._done = False
         self._hurried = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._listening: list[int] = []
 
     def watch(self, clients: Clients) -> None:
         """See that *clients* are told.
@@ -144,6 +148,11 @@ class WorkerEnd:
         if self.code:
             # Who signals again will not wait.
             self._hurried = True
+            left = self._tell_those_left(close_code(number))
+            end = time.monotonic() + _HURRY
+            while any(client.connected for client in left) and time.monotonic() < end:
+                pause(_MOMENT)
+            pause(_LAST_MOMENT)
             signals.pass_on(number)
             return
         self._begin(close_code(number))
@@ -153,6 +162,12 @@ class WorkerEnd:
             self._let_end(lambda: self._end(self.code, pause))
         else:
             self._let_end(lambda: self._end_before(number))
+
+    def _tell_those_left(self, code: int) -> list[Any]:
+        left = [client for each in list(self._registries) for client in each]
+        for client in left:
+            client.begin_close(code, reason(code))
+        return left
 
     def _is_told_twice(self, number: int) -> bool:
         first = self._first = self._first or number
@@ -169,6 +184,8 @@ class WorkerEnd:
 
     def _watch_in_engine(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        # Now, as long as there is a descriptor to look with.
+        self._listening = list(_listening())
         signals.remember()
         for number in signals.SIGNALS:
             loop.add_signal_handler(number, self._engine_told, number)
@@ -176,12 +193,14 @@ class WorkerEnd:
     def _engine_told(self, number: int) -> None:
         if self._is_told_twice(number):
             return
+        assert self._loop is not None
         if self.code:
-            self._engine_ends(number)
+            self._hurried = True
+            self._tell_those_left(close_code(number))
+            self._loop.call_later(_LAST_MOMENT, self._engine_ends, number)
             return
         self._begin(close_code(number))
-        assert self._loop is not None
-        for fd in _listening():
+        for fd in self._listening:
             self._loop.remove_reader(fd)
         self._let_end(lambda: self._engine_ends_late(number))
 
@@ -282,11 +301,16 @@ def close_code(number: int) -> int:
 def _listening() -> Iterable[int]:
     """Find the sockets on which this process accepts connections."""
     for name in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            sock = socket.socket(fileno=os.dup(int(name)))
-            with sock:
-                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    yield int(name)
+        try:
+            sock = socket.socket(fileno=int(name))
+        except OSError:
+            continue
+        try:
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                yield int(name)
+        finally:
+            # Not ours to close.
+            sock.detach()
 
 
 def _start_thread(call: Callable[[], None]) -> None:

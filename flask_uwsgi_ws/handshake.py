@@ -22,6 +22,8 @@ from websockets.server import ServerProtocol
 from .compression import Deflate, deflate_factory
 from .settings import Settings
 
+# All but the tab, which RFC 9110 section 5.5 allows.
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _HEADERS = (
     "Connection",
     "Upgrade",
@@ -96,7 +98,7 @@ def negotiate(environ: Mapping[str, Any], settings: Settings) -> Answer:
         value = environ.get("HTTP_" + name.upper().replace("-", "_"))
         if value is None:
             continue
-        if any(character in value for character in "\r\n\0"):
+        if _CONTROLS.search(value):
             return refusal(HTTPStatus.BAD_REQUEST, f"the {name} header is broken")
         headers[name] = value
     factory = deflate_factory(settings.compression)

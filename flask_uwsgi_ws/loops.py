@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import os
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from .servers import loop_engine, uwsgi_module
 
 #: Environment variable that forbids uvloop with ``0``.
 UVLOOP = "FLASK_UWSGI_WS_UVLOOP"
+
+# Descriptors of a loop of uvloop's, and some more: without them it ends the process.
+_UVLOOPS = 10
 
 #: The client whose handler this is, or that started this task; it is told of the tasks
 #: that are started from here. A task that is to outlive its handler is started in a context
@@ -33,8 +37,16 @@ def _make_loop() -> asyncio.AbstractEventLoop:
         except ImportError:
             pass
         else:
+            _need_descriptors(_UVLOOPS)
             return uvloop.new_event_loop()
     return asyncio.new_event_loop()
+
+
+def _need_descriptors(count: int) -> None:
+    """Raise OSError unless so many are left."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
 
 
 def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:

@@ -147,8 +147,13 @@ def pass_on(number: int) -> None:
 def _tell(read: int, told: Callable[[int], None]) -> None:
     while numbers := os.read(read, 16):
         for number in numbers:
-            if number in _uwsgis:
+            if number not in _uwsgis:
+                continue
+            try:
                 told(number)
+            except Exception:
+                _log.exception("could not end all connections")
+                pass_on(number)
 
 
 def _late(number: int, frame: object) -> None:

@@ -148,6 +148,42 @@ def test_closes_are_spread_over_close_window(patient: dict[str, Server]) -> None
     on_all_modes(check)
 
 
+def test_handler_finishes_though_its_client_does_not_answer_the_close() -> None:
+    with ExitStack() as stack:
+        servers = serve_all_modes(stack, lambda _: (), CLOSE_TIMEOUT="3")
+
+        def check(mode: str) -> None:
+            server = servers[mode]
+            worker = server.worker
+            with greeted(server.port, "/finish") as client:
+                os.kill(worker, signal.SIGHUP)
+                assert client.receive() == (0x88, b"\x03\xf4service restart")
+                assert goes(worker)
+            assert eventually(lambda: "finished 1012 service restart" in words(server))
+            assert is_back(server, worker)
+
+        on_all_modes(check)
+
+
+def test_stop_soon_after_a_reload_tells_all_who_are_left(patient: dict[str, Server]) -> None:
+    def check(mode: str) -> None:
+        server = patient[mode]
+        worker = server.worker
+        clients = [greeted(server.port) for _ in range(10)]
+        os.kill(worker, signal.SIGHUP)
+        time.sleep(0.3)
+        os.kill(worker, signal.SIGINT)
+        codes = Counter(client.receive() for client in clients)
+        told = (0x88, b"\x03\xf4service restart"), (0x88, b"\x03\xe9going away")
+        assert set(codes) == set(told), codes
+        for client in clients:
+            client.socket.close()
+        assert goes(worker)
+        assert is_back(server, worker)
+
+    on_all_modes(check)
+
+
 def test_second_signal_is_not_waited_for(patient: dict[str, Server]) -> None:
     def check(mode: str) -> None:
         server = patient[mode]

@@ -21,6 +21,12 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "short-key": ({"Sec_WebSocket_Key": "eHh4"}, 400, "invalid Sec-WebSocket-Key"),
     "not-base64": ({"Sec_WebSocket_Key": "!" * 24}, 400, "invalid Sec-WebSocket-Key"),
     "origin": ({"Origin": "http://evil.example"}, 403, "http://evil.example may not connect"),
+    "escape": ({"Origin": "http://evil\x1b[31m"}, 400, "the Origin header is broken"),
+    "escape-in-subprotocol": (
+        {"Sec_WebSocket_Protocol": "chat\x7f"},
+        400,
+        "the Sec-WebSocket-Protocol header is broken",
+    ),
     "post": ({"method": "POST", "Content_Length": "0"}, 405, "GET, not POST"),
     "no-upgrade": ({"Upgrade": None}, 426, "missing Upgrade"),
     "other-upgrade": ({"Upgrade": "h2c"}, 426, "invalid Upgrade"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 
@@ -133,6 +135,23 @@ def test_peer_that_answers_pings_stays_whatever_its_handler_does(pinging: Server
     for client in clients:
         client.socket.close()
     assert list(pings.values()) == [3, 3, 3, 3]
+
+
+def test_answer_that_came_while_the_worker_was_held_up_counts(pinging: Server) -> None:
+    worker = pinging.worker
+    for path in ("/iterate", "/sleep?10"):
+        with RawClient(pinging.port, path) as client:
+            first, payload = client.receive()
+            assert first == 0x89
+            os.kill(worker, signal.SIGSTOP)
+            try:
+                client.send(frame(10, payload))
+                # More than the patience of PING_TIMEOUT.
+                time.sleep(1)
+            finally:
+                os.kill(worker, signal.SIGCONT)
+            # It asks once more, as it does of who is there.
+            assert client.receive()[0] == 0x89
 
 
 # Peers that do not read.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import time
 from pathlib import Path
 
 import pytest
+from endings import is_back
 from modes import MODES, NO_THREAD, Mode
 from peers import eventually, more, open_client
 from raw import RawClient, frame
@@ -89,6 +92,41 @@ def test_out_of_descriptors_answers_503_and_the_worker_lives(mode: Mode) -> None
             assert talks(client)
 
 
+@pytest.mark.parametrize("few", [1, 2, 3, 4])
+def test_first_clients_that_find_few_descriptors_leave_nothing_broken(mode: Mode, few: int) -> None:
+    with mode.serve("--max-fd", "64", master=False) as server:
+        assert server.get(f"/hoard/{few}")[0] == 200
+        for _ in range(2):
+            # The request has one of the few.
+            with RawClient(server.port) as client:
+                assert client.status in {0, 101, 503}
+                # There may not be enough for the rest of what a connection needs.
+                client.rest() if client.status == 503 else None
+        assert eventually(lambda: server.get("/spend")[0] == 200)
+        with RawClient(server.port) as client:
+            assert talks(client)
+        left = settled(server)
+        assert left["clients"] == left["registry"] == 0
+        with RawClient(server.port) as client:
+            assert talks(client)
+            os.kill(server.process.pid, signal.SIGINT)
+            assert client.receive() == (0x88, b"\x03\xe9going away")
+
+
+def test_worker_without_a_descriptor_tells_its_clients_of_its_end(mode: Mode) -> None:
+    with mode.serve("--max-fd", "64") as server:
+        worker = server.worker
+        with RawClient(server.port) as client:
+            assert talks(client)
+            server.get("/hoard/0")
+            with socket.create_connection(("127.0.0.1", server.port)) as last:
+                last.sendall(b"GET / HTTP/1.1\r\n")
+                time.sleep(0.2)
+                os.kill(worker, signal.SIGHUP)
+                assert client.receive() == (0x88, b"\x03\xf4service restart")
+        assert is_back(server, worker)
+
+
 def test_out_of_threads_is_told_and_nobody_else_is_harmed(mode: Mode) -> None:
     with mode.serve(env={"STACK_SIZE": str(NO_THREAD)}) as server:
         worker = server.worker
@@ -118,7 +156,7 @@ def test_out_of_threads_is_told_and_nobody_else_is_harmed(mode: Mode) -> None:
                 assert client.receive() == (0x88, b"\x03\xf4service restart")
                 client.send(frame(8, b"\x03\xf4"))
                 assert client.rest() == b""
-        assert eventually(lambda: server.workers() not in ([], [worker]), 20)
+        assert is_back(server, worker)
         server.get("/stack-size/0")
         with RawClient(server.port) as client:
             assert talks(client)

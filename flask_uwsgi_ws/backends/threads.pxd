@@ -29,6 +29,7 @@ cdef class WebSocketClient(BaseClient):
     cdef RawSocket _raw
     cdef object _inbox
     cdef object _ended_at
+    cdef bint _closing_early
     cdef object _stuck_at
     cdef Py_ssize_t _stuck_bytes
 

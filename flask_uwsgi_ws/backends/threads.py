@@ -111,6 +111,8 @@ class WebSocketClient(BaseClient, BlockingCalls):
         self._raw = RawSocket(sock)
         self._inbox: deque[Message] = deque()
         self._ended_at: float | None = None
+        # Whether the connection closes while the handler may be waiting for a message.
+        self._closing_early = False
         # Since when the kernel has taken nothing of the backlog, and what it had taken by then.
         self._stuck_at: float | None = None
         self._stuck_bytes = 0
@@ -448,6 +450,7 @@ class WebSocketClient(BaseClient, BlockingCalls):
     def begin_close(self, code: int, reason: str) -> None:
         frame = self._connection.close(code, reason)
         if frame:
+            self._closing_early = True
             self._reply(frame)
 
     def _give_up_slow(self, seconds: float) -> None:
@@ -488,6 +491,7 @@ class WebSocketClient(BaseClient, BlockingCalls):
         peer's answer is awaited before that: uWSGI's router ends both sides
         when it sees one end.
         """
+        self._closing_early = False
         deadline = time.monotonic() + self._settings.close_timeout
         self._send_backlog()
         poll = select.poll()
@@ -542,9 +546,13 @@ class WebSocketClient(BaseClient, BlockingCalls):
         self._stuck_bytes = self.bytes_sent
         if self._connection.state != _OPEN:
             # The handler does not look; do not keep the peer waiting for it.
+            patience = self._settings.close_timeout
+            if self._closing_early and self._reading.locked():
+                # Half of it is for the peer's answer, the rest for the handler, which waits too.
+                patience /= 2
             if self._ended_at is None:
                 self._ended_at = now
-            elif now - self._ended_at > self._settings.close_timeout:
+            elif now - self._ended_at > patience:
                 self._lose()
             return
         if len(self._inbox) >= self._settings.max_queue or self._backlog:
@@ -726,7 +734,7 @@ class WebSocketMiddleware(BaseMiddleware):
             if threads_run():
                 threading.Thread(target=run, name=f"websocket {client.id}", daemon=True).start()
                 return
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             self.turned_away(error)
             _attendant.remove(client)
             client._turn_away(*NO_THREAD)

@@ -12,7 +12,9 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from flask import Flask, url_for
@@ -61,7 +63,9 @@ websocket.middleware.client = FailingClient
 #: Clients that registered themselves, each with blocking calls.
 clients: dict[str, Any] = {}
 #: What handlers told of how they ended.
-ends: list[str] = []
+ends: deque[str] = deque(maxlen=10_000)
+#: Descriptors that are taken from the others.
+hoarded: list[int] = []
 #: What handlers that stay wait for.
 released: set[str] = set()
 #: The event loop of the handlers, where there is one.
@@ -126,6 +130,27 @@ def set_stack_size(size: int) -> str:
     return ""
 
 
+@app.get("/hoard/<int:left>")
+def hoard(left: int) -> str:
+    """Take all descriptors but some."""
+    with suppress(OSError):
+        while True:
+            hoarded.append(os.open(os.devnull, os.O_RDONLY))
+    for fd in hoarded[len(hoarded) - left :]:
+        os.close(fd)
+    del hoarded[len(hoarded) - left :]
+    return ""
+
+
+@app.get("/spend")
+def spend() -> str:
+    """Give the hoarded descriptors back."""
+    for fd in hoarded:
+        os.close(fd)
+    hoarded.clear()
+    return ""
+
+
 @app.get("/clock")
 def clock() -> str:
     return str(time.time())
@@ -143,7 +168,7 @@ def save_coverage() -> str:
 
 @app.get("/ends")
 def how_handlers_ended() -> list[str]:
-    return ends
+    return list(ends)
 
 
 @app.get("/left")
