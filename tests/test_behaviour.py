@@ -277,15 +277,16 @@ def test_handler_that_raises_closes_with_1011_and_is_logged(plain: Server, path:
 def test_client_class_that_can_not_be_made_leaves_the_next_connection_alone(
     plain: Server,
 ) -> None:
-    before = plain.descriptors()
-    for _ in range(3):
-        with RawClient(plain.port, "/echo?fail-to-make") as client:
-            assert client.rest() == b""
-        with open_client(plain, "/echo") as ws:
-            ws.send("not touched")
-            assert ws.recv(timeout=10) == "not touched"
+    def fail() -> None:
+        for _ in range(3):
+            with RawClient(plain.port, "/echo?fail-to-make") as client:
+                assert client.rest() == b""
+            with open_client(plain, "/echo") as ws:
+                ws.send("not touched")
+                assert ws.recv(timeout=10) == "not touched"
+
+    leaves_nothing(plain, fail)
     assert "no such client" in plain.log
-    assert eventually(lambda: plain.descriptors() <= before)
 
 
 @pytest.mark.parametrize("backend", ["threads", "gevent"])
