@@ -93,7 +93,7 @@ def run_script() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
         try:
-            process.communicate(timeout=15)
+            print(process.communicate(timeout=15)[0].decode(errors="replace"))
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -106,9 +106,21 @@ def script(folder: Path, run: str, name: str = "app") -> Path:
 
 
 def echoes(url: str, **options: Any) -> bool:
-    with connect(url, proxy=None, **options) as ws:
-        ws.send("hi")
-        return ws.recv(timeout=10) == "hi"
+    """Talk to a server that may be starting.
+
+    app.run sees whether a port is free by listening on it for a moment, so that one who connects
+    then, before uWSGI does the same, is reset.
+    """
+    end = time.monotonic() + 30
+    while True:
+        try:
+            with connect(url, proxy=None, open_timeout=5, **options) as ws:
+                ws.send("hi")
+                return ws.recv(timeout=10) == "hi"
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
 
 
 # The command line.
@@ -520,6 +532,8 @@ def test_configuration_file_runs_the_examples(
     port = free_port()
     ini = Path(__file__).parent.parent / "uwsgi-configs" / "threads.ini"
     arguments = [UWSGI, "--set", f"example={example}", "--set", f"address=127.0.0.1:{port}"]
+    # The stats server's port too is one that no other test has at the same time.
+    arguments += ["--stats", f"127.0.0.1:{free_port()}"]
     arguments += ["--virtualenv", sys.prefix, "--ini", str(ini)]
     process = run_script("-c", f"import os; os.execv({UWSGI!r}, {arguments!r})")
     wait_for_port(port, process)
