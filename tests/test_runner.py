@@ -117,7 +117,7 @@ def echoes(url: str, **options: Any) -> bool:
             with connect(url, proxy=None, open_timeout=5, **options) as ws:
                 ws.send("hi")
                 return ws.recv(timeout=10) == "hi"
-        except OSError:
+        except (ConnectionError, ssl.SSLError):
             if time.monotonic() > end:
                 raise
             time.sleep(0.1)

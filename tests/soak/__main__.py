@@ -3,7 +3,7 @@
 python tests/soak [--minutes 3] [--clients 250] [--seed N] [--modes threads,gevent]
 
 Serves all the modes at the same time and drives them from one event loop. After a sixth of the
-time (a minute if that is longer), and at the end, all clients leave; then the memory may be 5 %
+time (90 s if that is longer), and at the end, all clients leave; then the memory may be 5 %
 more than the first time, and descriptors, threads, greenlets, tasks and clients are exactly what
 they were before the first.
 """
@@ -31,8 +31,8 @@ MOST_GROWTH = 0.05
 # Bytes that uWSGI itself loses with each request, of a bare WSGI app as well: its greenlet plugin
 # never releases the integer that it hangs on the greenlet of a request.
 UWSGIS_LOSS = {"asyncio-engine": 32}
-# Seconds after which the memory has what it keeps for later; a third of a shorter time.
-LEAST_EARLY = 60
+# Seconds after which the memory has what it keeps for later; half of a shorter time.
+LEAST_EARLY = 90
 # Seconds between two samples, and that the last clients may take to leave.
 PERIOD, PATIENCE = 2.0, 60.0
 
@@ -207,7 +207,7 @@ def main() -> None:
             asyncio.run(drive([site], 2, "first", 3))
             site.before = site.first_rest()
             site.ends.clear()
-        early = seconds * max(1 / 6, min(1 / 3, LEAST_EARLY / seconds))
+        early = seconds * max(1 / 6, min(1 / 2, LEAST_EARLY / seconds))
         for part, length in (("early", early), ("late", seconds - early)):
             asyncio.run(drive(sites, arguments.clients, f"{arguments.seed} {part}", length))
             for site in sites:
