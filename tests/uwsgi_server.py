@@ -140,8 +140,22 @@ class Server:
             if "COVERAGE_RUN" in os.environ:
                 with contextlib.suppress(OSError):
                     self.get("/save-coverage")
+            self._wait_until_all_are_known()
             self.process.send_signal(signal.SIGINT)
             Server._stopping.append(self)
+
+    def _wait_until_all_are_known(self) -> None:
+        """Wait until the master has told of each of its children.
+
+        A signal between its fork and its note of the pid would not reach the new worker, for which
+        uWSGI then waits without end.
+        """
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            log = self.log
+            if all(f"pid: {pid})" in log for pid in self.workers()):
+                return
+            time.sleep(0.02)
 
     @classmethod
     def wait_for_the_stopped(cls) -> None:
@@ -167,8 +181,9 @@ class Server:
 
     @property
     def log(self) -> str:
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
+        # Without a seek, which would move the place where the server writes.
+        size = os.fstat(self._log.fileno()).st_size
+        return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     @property
     def ws(self) -> str:
