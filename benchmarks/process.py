@@ -117,8 +117,12 @@ def cpu_seconds(pid: int) -> float:
 
 def _children(pid: int) -> list[int]:
     # Of every thread: gunicorn and uWSGI fork in the main one, others need not.
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # One that has ended meanwhile has left its children to another.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found
 
 
 def _rss(pid: int) -> int:
