@@ -141,7 +141,14 @@ def limited(mode: Mode) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def pinging(mode: Mode) -> Iterator[Server]:
     """The same app with Pings after a short silence."""
-    with mode.serve(env={"PING_INTERVAL": "0.3", "PING_TIMEOUT": "0.6"}) as running:
+    with mode.serve(env={"PING_INTERVAL": "0.3", "PING_TIMEOUT": "2"}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def patient(mode: Mode) -> Iterator[Server]:
+    """The same app with time for its peers' answers to a close."""
+    with mode.serve(env={"CLOSE_TIMEOUT": "60"}) as running:
         yield running
 
 
@@ -158,7 +165,7 @@ def reloading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Re
         for path in files.values():
             path.touch()
         touches = [(f"--touch-{name}", str(path)) for name, path in files.items()]
-        return ("--harakiri", "2", *itertools.chain(*touches))
+        return ("--harakiri", "6", *itertools.chain(*touches))
 
     with ExitStack() as stack:
         servers = serve_all_modes(stack, options, WRITE_LIMIT="10000000")

@@ -13,7 +13,8 @@ from peers import eventually
 from raw import RawClient, frame
 from uwsgi_server import Server
 
-CLOSE_TIMEOUT = 1.0
+# More than a busy machine may take, since clients answer.
+CLOSE_TIMEOUT = 20.0
 
 #: The Close frames of a worker that another follows, and of one that none does.
 RELOAD, STOP = (1012, "service restart"), (1001, "going away")
@@ -91,7 +92,7 @@ def goes(pid: int, seconds: float = 20) -> bool:
 
 
 def is_back(server: Server, before: int) -> bool:
-    """Wait for another worker that answers."""
+    """Wait for another worker that answers, and a master that takes signals."""
 
     def other() -> bool:
         try:
@@ -99,7 +100,10 @@ def is_back(server: Server, before: int) -> bool:
         except (OSError, ValueError):
             return False
 
-    return eventually(other, 20)
+    if not eventually(other, 20):
+        return False
+    server.settle()
+    return True
 
 
 def words(server: Server) -> list[str]:

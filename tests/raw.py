@@ -72,7 +72,7 @@ class RawClient:
             data += more
         return data
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         self.socket.sendall(data)
 
     def skip(self, count: int) -> None:

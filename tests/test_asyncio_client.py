@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+from peers import eventually
 from wire import frame
 
 from flask_uwsgi_ws import AsyncioWebSocketClient, ConnectionClosed
@@ -128,6 +129,7 @@ def test_what_other_threads_leave_for_a_busy_loop_is_counted() -> None:
         sender = threading.Thread(target=send_much)
         sender.start()
         # The loop takes nothing meanwhile.
+        assert eventually(lambda: sum(sent) == 1000)
         time.sleep(0.2)
         assert sum(sent) == 1000
         await asyncio.to_thread(sender.join)

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from modes import Mode
 from raw import RawClient, frame
 from uwsgi_server import Server
 
 RESERVED = frame(3, b"")
 
 pytestmark = pytest.mark.smoke
-
-
-@pytest.fixture(scope="module")
-def patient(mode: Mode) -> Iterator[Server]:
-    """The app with more patience for a closing handshake than the client of these tests has."""
-    with mode.serve(env={"CLOSE_TIMEOUT": "60"}) as running:
-        yield running
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -40,11 +30,11 @@ def test_messages_before_a_fault_are_answered(plain: Server, count: int, togethe
 
 
 def test_busy_handler_does_not_keep_a_fault_from_the_peer(plain: Server) -> None:
-    with RawClient(plain.port, "/begin-late?2") as client:
+    with RawClient(plain.port, "/begin/fault") as client:
         client.send(frame(1, b"waits") + RESERVED)
-        # Not the answer, which would come first if it were waited for.
         first, payload = client.receive()
         assert (first, payload[:2]) == (0x88, b"\x03\xea")
+        plain.get("/release/fault")
 
 
 def test_handler_that_receives_with_a_timeout_does_not_keep_a_fault_from_the_peer(

@@ -28,7 +28,7 @@ LIMITS = {
     "MAX_SIZE": str(MAX_SIZE),
     "SEND_TIMEOUT": "1",
     "PING_INTERVAL": "0.3",
-    "PING_TIMEOUT": "1.2",
+    "PING_TIMEOUT": "4",
     "COMPRESSION": "true",
     # All memory comes from malloc then, which can tell how much of it is in use.
     "PYTHONMALLOC": "malloc",
@@ -278,10 +278,20 @@ def test_half_closed_sockets(site: Site) -> None:
             with RawClient(site.port) as client:
                 client.send(said)
                 client.socket.shutdown(socket.SHUT_WR)
-                # The end may be quicker than the echo.
-                assert client.rest() in {b"", frame(1, b"whole", mask=None)}
+                # The end may be quicker than the echo; a Ping may be quicker than both.
+                assert without_pings(client.rest()) in {b"", frame(1, b"whole", mask=None)}
 
     site.withstands(attack)
+
+
+def without_pings(data: bytes) -> bytes:
+    """Leave Pings out of short frames."""
+    left = b""
+    while data:
+        size = 2 + data[1]
+        left += data[:size] if data[0] != 0x89 else b""
+        data = data[size:]
+    return left
 
 
 def test_resets_in_the_middle(site: Site) -> None:
@@ -336,9 +346,11 @@ def test_pings_whose_pongs_are_not_read(site: Site) -> None:
 def test_reader_that_does_not_read_is_dropped_after_send_timeout(site: Site) -> None:
     def attack(site: Site) -> None:
         path = f"/stream?unread{next(_marks)}"
+        begun = time.monotonic()
         with RawClient(site.port, path) as client:
             site.crowd.answered()
-            assert not any(line.startswith(path) for line in site.server.ends())
+            dropped = any(line.startswith(path) for line in site.server.ends())
+            assert not dropped or time.monotonic() - begun > 1
             # It is heard of, so that its silence is not the reason. Not asking meanwhile: uWSGI's
             # asyncio engine loses some 70 bytes with each request.
             with suppress(OSError):

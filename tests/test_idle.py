@@ -15,8 +15,8 @@ PINGS = {"PING_INTERVAL": "0.5"}
 def test_pings_keep_idle_connections_behind_a_proxy() -> None:
     with ExitStack() as stack:
         fronts = [
-            Front("nginx", directives="proxy_read_timeout 2s; proxy_send_timeout 2s;"),
-            Front("http", options=("--http-timeout", "2")),
+            Front("nginx", directives="proxy_read_timeout 6s; proxy_send_timeout 6s;"),
+            Front("http", options=("--http-timeout", "6")),
         ]
         pinged, silent, receiving = [], [], []
         for front in map(stack.enter_context, fronts):
@@ -25,7 +25,7 @@ def test_pings_keep_idle_connections_behind_a_proxy() -> None:
             receiving.append(other)
             for mode in BACKENDS:
                 pinged += front.open(mode, PINGS, "Pings")
-        time.sleep(6)
+        time.sleep(9)
         assert [client.name for client in pinged if not client.alive()] == []
         # What it receives keeps a connection; without that or a Ping the proxy ends it.
         assert [client.name for client in receiving if not client.alive()] == []

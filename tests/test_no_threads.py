@@ -41,7 +41,7 @@ def test_one_client_after_the_other_is_served(debian: Server) -> None:
 
 
 def test_handler_that_sleeps_answers_pings(debian: Server) -> None:
-    with RawClient(debian.port, "/sleep?1") as client:
+    with RawClient(debian.port, "/sleep?5") as client:
         client.send(frame(9, b"there?"))
         assert client.receive() == (0x8A, b"there?")
 
@@ -57,4 +57,4 @@ def test_no_descriptor_is_left(debian: Server) -> None:
     for _ in range(5):
         with open_client(debian, "/echo") as ws:
             ws.send("x")
-    assert eventually(lambda: debian.descriptors() == before)
+    assert eventually(lambda: debian.descriptors() <= before)

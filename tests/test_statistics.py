@@ -62,6 +62,8 @@ def test_connections_are_counted_logged_and_forgotten(counting: Server) -> None:
     assert then["handler_errors"] == 1
     assert (then["slow_clients"], then["ping_timeouts"]) == (0, 0)
     assert then["messages_received"] == 4
+    # A line is written after the client has been counted.
+    assert eventually(lambda: counting.log.count("WebSocket closed") == 4)
     opened = re.findall(r"WebSocket open id='(\w+)' route='/echo' remote='127", counting.log)
     closed = re.findall(
         r"WebSocket closed id='(\w+)' route='/echo' .* code=(\d+) seconds=[\d.]+ "
@@ -106,7 +108,7 @@ def test_latency_is_that_of_the_last_ping(pinging: Server) -> None:
     with open_client(pinging, "/iterate?latency"):
         assert eventually(
             lambda: any(
-                client["latency"] is not None and 0 < client["latency"] < 0.6
+                client["latency"] is not None and 0 < client["latency"] < 2
                 for client in snapshot(pinging)["clients"]
             ),
             10,

@@ -7,6 +7,7 @@ import http.client
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -121,6 +122,7 @@ class Server:
         try:
             wait_for_port(self.port, self.process)
             self.worker  # noqa: B018
+            self.settle()
         except BaseException:
             print(self.log)
             self.__exit__(None, None, None)
@@ -140,22 +142,29 @@ class Server:
             if "COVERAGE_RUN" in os.environ:
                 with contextlib.suppress(OSError):
                     self.get("/save-coverage")
-            self._wait_until_all_are_known()
+            self.settle()
             self.process.send_signal(signal.SIGINT)
             Server._stopping.append(self)
 
-    def _wait_until_all_are_known(self) -> None:
-        """Wait until the master has told of each of its children.
+    def settle(self) -> None:
+        """Wait until the master, if there is one, takes signals and knows all its children.
 
-        A signal between its fork and its note of the pid would not reach the new worker, for which
-        uWSGI then waits without end.
+        Its worker may answer before the master has come so far. A signal then is lost; one between
+        its fork and its note of the pid does not reach the new worker, for which uWSGI then waits
+        without end.
         """
-        end = time.monotonic() + 5
-        while time.monotonic() < end:
-            log = self.log
-            if all(f"pid: {pid})" in log for pid in self.workers()):
+        end = time.monotonic() + 10
+        while self._master and time.monotonic() < end:
+            # Nothing where the log goes elsewhere.
+            known = {int(pid) for pid in re.findall(r"spawned uWSGI .*pid: (\d+)", self.log, re.I)}
+            if (not known or known >= set(self.workers())) and self._takes_signals():
                 return
             time.sleep(0.02)
+
+    def _takes_signals(self) -> bool:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        caught = int(status.split("SigCgt:")[1].split()[0], 16)
+        return bool(caught >> (signal.SIGHUP - 1) & 1)
 
     @classmethod
     def wait_for_the_stopped(cls) -> None:
@@ -199,7 +208,7 @@ class Server:
         return int(self.get("/pid")[1])
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("GET", path, headers=headers or {})
             response = connection.getresponse()

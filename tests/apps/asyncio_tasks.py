@@ -6,7 +6,6 @@ import asyncio
 import contextvars
 import sys
 import threading
-import time
 from typing import Any
 
 from common import app as app
@@ -199,9 +198,14 @@ def plain(ws: Any) -> None:
     except TimeoutError:
         ws.send("timeout")
     for message in ws:
-        time.sleep(0.2)
+        if message == "meet":
+            meeting.wait(20)
         ws.send(message)
     tell_close(ws)
+
+
+#: Of five threads.
+meeting = threading.Barrier(5)
 
 
 @websocket.route("/plain-fail")

@@ -176,12 +176,22 @@ def answer_slowly(ws: Any) -> None:
         time.sleep(number_in(ws))
 
 
-@websocket.route("/begin-late")
-def begin_late(ws: Any) -> None:
-    """Sleeps before it takes the first message; answers with the beginning of each."""
-    time.sleep(number_in(ws))
+@websocket.route("/begin/<mark>")
+def begin(ws: Any, mark: str) -> None:
+    """Takes the first message when it is told to; answers with the beginning of each."""
+    while mark not in released:
+        time.sleep(0.02)
     for message in ws:
         ws.send(message[:10])
+
+
+@websocket.route("/answer-when-told/<mark>")
+def answer_when_told(ws: Any, mark: str) -> None:
+    """After each answer it rests until it is told to go on."""
+    for message in ws:
+        ws.send(message)
+        while f"{mark}-{message}" not in released:
+            time.sleep(0.02)
 
 
 @websocket.route("/wait")

@@ -156,12 +156,22 @@ async def answer_slowly(ws: Any) -> None:
         await asyncio.sleep(number_in(ws))
 
 
-@websocket.route("/begin-late")
-async def begin_late(ws: Any) -> None:
-    """Sleeps before it takes the first message; answers with the beginning of each."""
-    await asyncio.sleep(number_in(ws))
+@websocket.route("/begin/<mark>")
+async def begin(ws: Any, mark: str) -> None:
+    """Takes the first message when it is told to; answers with the beginning of each."""
+    while mark not in released:
+        await asyncio.sleep(0.02)
     async for message in ws:
         await ws.send(message[:10])
+
+
+@websocket.route("/answer-when-told/<mark>")
+async def answer_when_told(ws: Any, mark: str) -> None:
+    """After each answer it rests until it is told to go on."""
+    async for message in ws:
+        await ws.send(message)
+        while f"{mark}-{message}" not in released:
+            await asyncio.sleep(0.02)
 
 
 @websocket.route("/wait")

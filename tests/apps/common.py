@@ -221,6 +221,13 @@ def memory() -> dict[str, int]:
     return {"used": info.uordblks + info.hblkhd, "free": info.fordblks}
 
 
+@app.get("/trim")
+def trim() -> str:
+    """Give back to the system what is free."""
+    gc.collect()
+    return str(ctypes.CDLL(None).malloc_trim(0))
+
+
 @app.get("/snapshot")
 def snapshot() -> dict[str, Any]:
     """Tell what was counted in this worker, and what its clients say of themselves."""

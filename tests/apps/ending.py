@@ -118,7 +118,7 @@ async def much(ws: Any) -> None:
     """Says more than the kernel takes at once."""
     await ws.receive()
     for number in range(200):
-        await ws.send(f"{number} " + "x" * 20_000)
+        await ws.send_nb(f"{number} " + "x" * 20_000)
     await ws.receive()
 
 
