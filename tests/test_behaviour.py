@@ -337,9 +337,10 @@ def test_client_that_vanishes_ends_the_handler_with_1006(plain: Server) -> None:
 
 
 def test_client_that_ends_its_half_ends_the_handler_after_its_messages(plain: Server) -> None:
-    with RawClient(plain.port, "/begin-late?0.2") as client:
+    with RawClient(plain.port, "/begin/after-the-half") as client:
         client.send(frame(1, b"last words"))
         client.socket.shutdown(socket.SHUT_WR)
+        plain.get("/release/after-the-half")
         assert client.rest() in {b"", frame(1, b"last words", mask=None)}
     with RawClient(plain.port, "/iterate?half") as client:
         client.send(frame(1, b"x"))
