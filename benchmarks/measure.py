@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .process import Failed, Process
+from .process import Failed, Process, cpu_seconds
 from .servers import BUILD, Server
 from .workloads import WARM_UP, Workload
 
@@ -54,6 +54,10 @@ class Load:
 
     def wait_until_ready(self) -> None:
         self._read()
+
+    def cpu_seconds(self) -> float:
+        """Give its user and system time, in seconds; also of one that has ended by itself."""
+        return cpu_seconds(self._process.pid)
 
     def go(self) -> dict[str, Any]:
         """Let it work, and give what it printed. It ends by itself when the server stalls."""

@@ -2,8 +2,9 @@
 
 python -m benchmarks.workers [--seconds 3] [--rounds 3]
 
-Here servers and load may run on all cores. On a machine of two cores the load takes
-a part of what a second worker would need, so twice the rate is not to be had.
+Here servers and load may run on all cores. On a machine of two cores a plain echo leaves a second
+worker nothing: the load needs as much of a core as the server. Handlers that work with what they
+get leave the load idle, and show what a second worker carries.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import os
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import install
 from .measure import SPARE, Load
@@ -20,16 +21,31 @@ from .process import Failed, Process, cpu_seconds, end_servers_on_signals
 from .servers import SERVERS, Server
 from .workloads import WORKLOADS, Workload
 
-NAMES = ("ours-threads", "ours-gevent", "ours-asyncio", "ours-asyncio-thread", "native-gevent")
+OURS = ("ours-threads", "ours-gevent", "ours-asyncio", "ours-asyncio-thread")
 WORKLOAD = next(workload for workload in WORKLOADS if workload.name == "50x32")
+ECHO = [server for server in SERVERS if server.name in (*OURS, "native-gevent")]
+WORKING = [
+    replace(
+        server,
+        name=server.name.replace("ours", "working"),
+        command=[part.replace("ours:", "working:") for part in server.command],
+    )
+    for server in SERVERS
+    if server.name in OURS
+]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """*share*: the part of all the workers' CPU time that the busiest used."""
+    """What one run gave.
+
+    *share*: the part of all the workers' processor time that the busiest used; *load*: the part of
+    a core's that the load used.
+    """
 
     rate: float
     share: float
+    load: float
 
 
 def measure(server: Server, workload: Workload, workers: int, seconds: float) -> Sample:
@@ -45,9 +61,15 @@ def measure(server: Server, workload: Workload, workers: int, seconds: float) ->
     ):
         load.wait_until_ready()
         before = {pid: cpu_seconds(pid) for pid in process.children()}
+        load_before = load.cpu_seconds()
         result = load.go()
+        load_used = load.cpu_seconds() - load_before
         used = [cpu_seconds(pid) - earlier for pid, earlier in before.items()]
-    return Sample(result["count"] / result["seconds"], max(used) / (sum(used) or 1))
+    return Sample(
+        rate=result["count"] / result["seconds"],
+        share=max(used) / (sum(used) or 1),
+        load=load_used / result["seconds"],
+    )
 
 
 def main() -> None:
@@ -57,11 +79,10 @@ def main() -> None:
     arguments = parser.parse_args()
     end_servers_on_signals()
     install.build_programs()
-    servers = [server for server in SERVERS if server.name in NAMES]
     samples: dict[tuple[str, int], list[Sample]] = {}
     failures = []
     for number in range(arguments.rounds):
-        for server in servers:
+        for server in (*ECHO, *WORKING):
             for workers in (1, 2):
                 line = f"round {number + 1} of {arguments.rounds}: {server.name}, {workers}"
                 print(f"\r{line:60}", end="", file=sys.stderr, flush=True)
@@ -71,19 +92,32 @@ def main() -> None:
                     failures.append(f"{server.name}, {workers} workers: {failure}")
                 else:
                     samples.setdefault((server.name, workers), []).append(sample)
-    print(f"\r{WORKLOAD.title}, all on {len(os.sched_getaffinity(0))} cores\n")
-    print(f"{WORKLOAD.unit:20}{'1 worker':>10}{'2 workers':>10}{'ratio':>8}{'busier one':>12}")
-    for server in servers:
-        one, two = samples.get((server.name, 1)), samples.get((server.name, 2))
-        if one is None or two is None:
-            print(f"{server.name:20}{'n/a':>10}")
-            continue
-        alone = statistics.median(sample.rate for sample in one)
-        both = statistics.median(sample.rate for sample in two)
-        share = statistics.median(sample.share for sample in two)
-        print(f"{server.name:20}{alone:10.0f}{both:10.0f}{both / alone:8.2f}{share:12.0%}")
+    print(f"\r{WORKLOAD.title}, all on {len(os.sched_getaffinity(0))} cores")
+    for title, servers in (("echo", ECHO), ("200 µs of work, then echo", WORKING)):
+        print(f"\n{title}\n\n{HEAD}")
+        for server in servers:
+            print(_line(server.name, samples.get((server.name, 1)), samples.get((server.name, 2))))
+    print("\n(load: of one core; busier one: of both workers' time)")
     if failures:
         raise SystemExit("\n".join(failures))
+
+
+HEAD = (
+    f"{WORKLOAD.unit:22}{'1 worker':>10}{'load':>6}{'2 workers':>11}{'load':>6}"
+    f"{'ratio':>7}{'busier one':>12}"
+)
+
+
+def _line(name: str, one: list[Sample] | None, two: list[Sample] | None) -> str:
+    if one is None or two is None:
+        return f"{name:22}{'n/a':>10}"
+    alone, both = (statistics.median(sample.rate for sample in each) for each in (one, two))
+    loads = [statistics.median(sample.load for sample in each) for each in (one, two)]
+    share = statistics.median(sample.share for sample in two)
+    return (
+        f"{name:22}{alone:10.0f}{loads[0]:6.0%}{both:11.0f}{loads[1]:6.0%}"
+        f"{both / alone:7.2f}{share:12.0%}"
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def eventually(check: Callable[[], object], seconds: float = 10) -> bool:
 
 
 def open_client(server: Server, path: str, **options: object) -> ClientConnection:
+    options = {"open_timeout": 30, **options}
     return connect(server.ws + path, max_size=None, proxy=None, **options)  # type: ignore[arg-type]
 
 

@@ -36,7 +36,7 @@ class RawClient:
         wanted.update({name.replace("_", "-"): value for name, value in headers.items()})
         lines = [f"{method} {path} {version}"]
         lines += [f"{name}: {value}" for name, value in wanted.items() if value is not None]
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
         self._rest = b""

@@ -114,7 +114,7 @@ def echoes(url: str, **options: Any) -> bool:
     end = time.monotonic() + 30
     while True:
         try:
-            with connect(url, proxy=None, open_timeout=5, **options) as ws:
+            with connect(url, proxy=None, open_timeout=30, **options) as ws:
                 ws.send("hi")
                 return ws.recv(timeout=10) == "hi"
         except (ConnectionError, ssl.SSLError):
@@ -416,7 +416,7 @@ def test_sigterm_stops_the_server(
     port = free_port()
     process = run_script(str(script(tmp_path, f"app.run(host='127.0.0.1', port={port})\n")))
     wait_for_port(port, process)
-    with connect(f"ws://127.0.0.1:{port}/echo", proxy=None):
+    with connect(f"ws://127.0.0.1:{port}/echo", proxy=None, open_timeout=30):
         process.terminate()
         process.communicate(timeout=15)
     with socket.socket() as probe:
@@ -431,7 +431,7 @@ def test_debug_shows_the_debugger_and_reloads_on_change(
     process = run_script(str(path))
     wait_for_port(port, process)
     with pytest.raises(urllib.error.HTTPError) as error:
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/fail", timeout=10)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/fail", timeout=30)
     page = error.value.read().decode()
     assert "seen in the debugger" in page
     assert "EVALEX = true" in page
@@ -537,9 +537,9 @@ def test_configuration_file_runs_the_examples(
     arguments += ["--virtualenv", sys.prefix, "--ini", str(ini)]
     process = run_script("-c", f"import os; os.execv({UWSGI!r}, {arguments!r})")
     wait_for_port(port, process)
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as response:
         assert f"<title>{example}".encode() in response.read().lower()
-    with connect(f"ws://127.0.0.1:{port}/{example}", proxy=None) as ws:
+    with connect(f"ws://127.0.0.1:{port}/{example}", proxy=None, open_timeout=30) as ws:
         assert ws.ping().wait(10)
 
 
