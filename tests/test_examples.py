@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import redis
 from playwright.sync_api import Browser, Locator, Page, TimeoutError, WebSocketRoute, expect
-from uwsgi_server import ROOT, free_port, uwsgi_command, wait_for_port
+from uwsgi_server import ROOT, free_port, uwsgi_command, wait_for_port, wait_for_uwsgi
 
 EXAMPLES = ROOT / "examples"
 CONFIGS = ROOT / "uwsgi-configs"
@@ -53,6 +53,7 @@ class Example:
         self.url = f"http://localhost:{self.port}/"
         self.env = {key: value for key, value in os.environ.items() if "FLASK" not in key}
         self.command = [sys.executable, str(EXAMPLES / name / f"{program}.py")]
+        self.runs_itself = config is None
         if config is not None:
             uwsgi, env_of_uwsgi = uwsgi_command(kind)
             address = f"address=localhost:{self.port}"
@@ -81,7 +82,7 @@ class Example:
                 self.command, env=self.env, stdout=log, stderr=log, start_new_session=True
             )
         try:
-            wait_for_port(self.port, self.process)
+            (wait_for_uwsgi if self.runs_itself else wait_for_port)(self.port, self.process)
         except RuntimeError as error:
             self.kill()
             pytest.fail(f"{self.command} does not start: {error}\n{self.printed()}")

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from uwsgi_server import free_port, wait_for_port
+from uwsgi_server import free_port, wait_for_uwsgi
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -358,7 +358,7 @@ def test_script_becomes_uwsgi_whatever_its_variable_is_called(
     port = free_port()
     run = f"my_site.run(host='127.0.0.1', port={port}, threads=2)\n"
     process = run_script(str(script(tmp_path, run, name="my_site")), cwd="/")
-    wait_for_port(port, process)
+    wait_for_uwsgi(port, process)
     assert echoes(f"ws://127.0.0.1:{port}/echo")
     assert Path(f"/proc/{process.pid}/exe").resolve() == Path(UWSGI).resolve()
 
@@ -374,7 +374,7 @@ def test_module_of_a_package_becomes_uwsgi(
     run = "if __name__ == '__main__':\n    app.run(host='127.0.0.1', port=PORT)\n"
     (package / "web.py").write_text("from .near import PORT\n" + SCRIPT.format(name="app") + run)
     process = run_script("-m", "site_package.web", cwd=tmp_path)
-    wait_for_port(port, process)
+    wait_for_uwsgi(port, process)
     assert echoes(f"ws://127.0.0.1:{port}/echo")
 
 
@@ -387,7 +387,7 @@ def test_app_of_another_module_becomes_uwsgi(
         f"import site_module\nsite_module.app.run(host='127.0.0.1', port={port})\n"
     )
     process = run_script(str(tmp_path / "start.py"), cwd="/")
-    wait_for_port(port, process)
+    wait_for_uwsgi(port, process)
     assert echoes(f"ws://127.0.0.1:{port}/echo")
 
 
@@ -398,14 +398,14 @@ def test_printed_command_can_be_pasted(
     process = run_script(str(script(tmp_path, f"app.run(host='127.0.0.1', port={port})\n")))
     assert process.stdout is not None
     line = process.stdout.readline().decode()
-    wait_for_port(port, process)
+    wait_for_uwsgi(port, process)
     # The router listens before the app is loaded, and uWSGI takes no signals until then.
     assert echoes(f"ws://127.0.0.1:{port}/echo")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=15)
     pasted = line.removeprefix(" * ").strip()
     again = run_script("-c", f"import os; os.execv('/bin/sh', ['sh', '-c', {'exec ' + pasted!r}])")
-    wait_for_port(port, again)
+    wait_for_uwsgi(port, again)
     assert echoes(f"ws://127.0.0.1:{port}/echo")
     assert shlex.split(pasted)[0] == UWSGI
 
@@ -415,7 +415,7 @@ def test_sigterm_stops_the_server(
 ) -> None:
     port = free_port()
     process = run_script(str(script(tmp_path, f"app.run(host='127.0.0.1', port={port})\n")))
-    wait_for_port(port, process)
+    wait_for_uwsgi(port, process)
     with connect(f"ws://127.0.0.1:{port}/echo", proxy=None, open_timeout=30):
         process.terminate()
         process.communicate(timeout=15)
@@ -429,7 +429,7 @@ def test_debug_shows_the_debugger_and_reloads_on_change(
     port = free_port()
     path = script(tmp_path, f"app.run(True, host='127.0.0.1', port={port})\n")
     process = run_script(str(path))
-    wait_for_port(port, process)
+    wait_for_uwsgi(port, process)
     with pytest.raises(urllib.error.HTTPError) as error:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/fail", timeout=30)
     page = error.value.read().decode()
@@ -466,14 +466,14 @@ def test_ssl_context_serves_wss(
     adhoc, own = free_port(), free_port()
     run = f"app.run(host='127.0.0.1', port={adhoc}, ssl_context='adhoc')\n"
     process = run_script(str(script(tmp_path, run)), env=environment)
-    wait_for_port(adhoc, process)
+    wait_for_uwsgi(adhoc, process)
     assert echoes(f"wss://127.0.0.1:{adhoc}/echo", ssl=context)
     files = sorted((tmp_path / "flask-uwsgi-ws").iterdir())
     assert [file.name for file in files] == ["127.0.0.1.crt", "127.0.0.1.key"]
     assert files[1].stat().st_mode & 0o077 == 0
     run = f"app.run(host='127.0.0.1', port={own}, ssl_context={tuple(map(str, files))})\n"
     process = run_script(str(script(tmp_path, run)), env=environment)
-    wait_for_port(own, process)
+    wait_for_uwsgi(own, process)
     assert echoes(f"wss://127.0.0.1:{own}/echo", ssl=context)
 
 
@@ -487,7 +487,7 @@ def test_https_socket_is_refused_with_what_to_use(
     certificate = runner._adhoc_certificate("127.0.0.1")
     listen = f"127.0.0.1:{port},{certificate[0]},{certificate[1]}"
     process = run_script(str(script(tmp_path, f"app.run(https_socket={listen!r})\n")))
-    wait_for_port(port, process)
+    wait_for_uwsgi(port, process)
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -521,7 +521,7 @@ def test_inside_uwsgi_run_does_nothing(
     arguments = [UWSGI, "--http-socket", f"127.0.0.1:{port}", "--master", "--need-app"]
     arguments += ["--virtualenv", sys.prefix, "--wsgi-file", str(path), "--callable", "app"]
     process = run_script("-c", f"import os; os.execv({UWSGI!r}, {arguments!r})")
-    wait_for_port(port, process)
+    wait_for_uwsgi(port, process)
     assert echoes(f"ws://127.0.0.1:{port}/echo")
 
 
@@ -536,7 +536,7 @@ def test_configuration_file_runs_the_examples(
     arguments += ["--stats", f"127.0.0.1:{free_port()}"]
     arguments += ["--virtualenv", sys.prefix, "--ini", str(ini)]
     process = run_script("-c", f"import os; os.execv({UWSGI!r}, {arguments!r})")
-    wait_for_port(port, process)
+    wait_for_uwsgi(port, process)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as response:
         assert f"<title>{example}".encode() in response.read().lower()
     with connect(f"ws://127.0.0.1:{port}/{example}", proxy=None, open_timeout=30) as ws:
@@ -549,7 +549,7 @@ def test_router_without_websockets_is_refused_with_the_option(
     port = free_port()
     run = f"app.run(host='127.0.0.1', port={port}, http_websockets=False)\n"
     process = run_script(str(script(tmp_path, run)))
-    wait_for_port(port, process)
+    wait_for_uwsgi(port, process)
     with pytest.raises(InvalidStatus) as error:
         echoes(f"ws://127.0.0.1:{port}/echo")
     assert error.value.response.status_code == 501
@@ -564,5 +564,5 @@ def test_plain_command_line_of_the_readme_works(
     line = f"--master --http :{port} --http-websockets --wsgi echo:app --processes 2 --threads 2"
     arguments = [UWSGI, *line.split(), "--virtualenv", sys.prefix]
     process = run_script("-c", f"import os; os.execv({UWSGI!r}, {arguments!r})", cwd=tmp_path)
-    wait_for_port(port, process)
+    wait_for_uwsgi(port, process)
     assert all(echoes(f"ws://127.0.0.1:{port}/echo") for _ in range(10))

@@ -51,6 +51,22 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes] | None = None) -> 
     raise RuntimeError(f"nothing listens on port {port}")
 
 
+def wait_for_uwsgi(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a program that calls ``app.run`` has become uWSGI and listens.
+
+    Before that it listens for a moment, to see that the port is free; who connects then is reset.
+    """
+    assert isinstance(process.args, list)
+    begun_as = b"".join(os.fsencode(argument) + b"\0" for argument in process.args)
+    command = Path(f"/proc/{process.pid}/cmdline")
+    end = time.monotonic() + 30
+    while command.read_bytes() == begun_as:
+        if time.monotonic() > end:
+            raise RuntimeError(f"{process.args} does not become uWSGI")
+        time.sleep(0.02)
+    wait_for_port(port, process)
+
+
 def uwsgi_command(kind: str) -> tuple[list[str], dict[str, str]]:
     """Give the command of a uWSGI: ours from source, pyuwsgi's wheel, or Debian's."""
     env = dict(os.environ)
