@@ -37,7 +37,9 @@ def test_all_of_a_crowd_get_1012_and_come_back_and_no_message_is_lost() -> None:
 def test_ctrl_c_while_the_app_is_loaded_ends_uwsgi(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import time\nfrom flask import Flask\nfrom flask_uwsgi_ws import WebSocket\n"
-        "app = Flask('slow')\nWebSocket(app)\nprint('loading', flush=True)\ntime.sleep(60)\n"
+        "app = Flask('slow')\nWebSocket(app)\nprint('loading', flush=True)\n"
+        # In steps: a signal right before a sleep does not end that one.
+        "for _ in range(600):\n    time.sleep(0.1)\n"
     )
     command, environment = uwsgi_command("uwsgi")
     command += ["--http-socket", "127.0.0.1:0", "--master", "--need-app", "--module", "slow:app"]
