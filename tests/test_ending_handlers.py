@@ -132,8 +132,7 @@ def test_closes_are_spread_over_close_window(unhurried: dict[str, Server]) -> No
     # That of the servers.
     count, window = 20, 1.5
 
-    def check(mode: str) -> None:
-        server = unhurried[mode]
+    def is_spread(server: Server) -> bool:
         clients = [greeted(server.port) for _ in range(count)]
         times = [0.0] * count
 
@@ -148,12 +147,15 @@ def test_closes_are_spread_over_close_window(unhurried: dict[str, Server]) -> No
         os.kill(worker, signal.SIGHUP)
         for thread in threads:
             thread.join()
+        assert is_back(server, worker)
         times.sort()
-        assert times[-1] - times[0] > window * 0.7
         # In each third there are some.
         thirds = Counter(int((each - times[0]) / window * 3) for each in times)
-        assert all(thirds[i] >= 2 for i in range(3)), thirds
-        assert is_back(server, worker)
+        return times[-1] - times[0] > window * 0.7 and all(thirds[i] >= 2 for i in range(3))
+
+    def check(mode: str) -> None:
+        # A machine that stands still for half a second may hide it once, but not each time.
+        assert any(is_spread(unhurried[mode]) for _ in range(3))
 
     on_all_modes(check)
 
