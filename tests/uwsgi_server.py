@@ -172,7 +172,7 @@ class Server:
         end = time.monotonic() + 10
         while self._master and time.monotonic() < end:
             # Nothing where the log goes elsewhere.
-            known = {int(pid) for pid in re.findall(r"spawned uWSGI .*pid: (\d+)", self.log, re.I)}
+            known = {int(pid) for pid in re.findall(r"spawned .*pid:? (\d+)", self.log, re.I)}
             if (not known or known >= set(self.workers())) and self._takes_signals():
                 return
             time.sleep(0.02)
