@@ -177,27 +177,25 @@ def test_handler_finishes_though_its_client_does_not_answer_the_close() -> None:
         on_all_modes(check)
 
 
-def test_stop_soon_after_a_reload_tells_all_who_are_left() -> None:
-    with ExitStack() as stack:
-        servers = serve_all_modes(stack, lambda _: (), CLOSE_WINDOW="10")
+def test_stop_soon_after_a_reload_tells_all_who_are_left(unhurried: dict[str, Server]) -> None:
+    def check(mode: str) -> None:
+        server = unhurried[mode]
+        worker = server.worker
+        clients = [greeted(server.port) for _ in range(10)]
+        os.kill(worker, signal.SIGHUP)
+        # One of them has been told by then.
+        assert select.select([client.socket for client in clients], (), (), 20)[0]
+        time.sleep(0.3)
+        os.kill(worker, signal.SIGINT)
+        codes = Counter(client.receive() for client in clients)
+        told = (0x88, b"\x03\xf4service restart"), (0x88, b"\x03\xe9going away")
+        assert set(codes) == set(told), codes
+        for client in clients:
+            client.socket.close()
+        assert goes(worker)
+        assert is_back(server, worker)
 
-        def check(mode: str) -> None:
-            server = servers[mode]
-            worker = server.worker
-            clients = [greeted(server.port) for _ in range(10)]
-            os.kill(worker, signal.SIGHUP)
-            # One of them has been told by then, and the others have seconds to wait.
-            assert select.select([client.socket for client in clients], (), (), 20)[0]
-            os.kill(worker, signal.SIGINT)
-            codes = Counter(client.receive() for client in clients)
-            told = (0x88, b"\x03\xf4service restart"), (0x88, b"\x03\xe9going away")
-            assert set(codes) == set(told), codes
-            for client in clients:
-                client.socket.close()
-            assert goes(worker)
-            assert is_back(server, worker)
-
-        on_all_modes(check)
+    on_all_modes(check)
 
 
 def test_second_signal_is_not_waited_for(unhurried: dict[str, Server]) -> None:
