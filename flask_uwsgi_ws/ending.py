@@ -2,9 +2,12 @@
 
 However uWSGI ends a worker, it is learnt of in one of three ways:
 
-* by a signal, of which ``signals.py`` tells, or the event loop of uWSGI's asyncio engine;
+* by a signal, of which ``signals.py`` tells;
 * by a call of ``uwsgi.atexit``, after a graceful end that no signal came before;
 * by ``limits.py``, where uWSGI does not look whether it should end.
+
+A thread of its own ends the connections. Where uWSGI runs an event loop that does not come back,
+since a handler computes without a pause, that thread ends the process as well.
 """
 
 from __future__ import annotations
@@ -47,6 +50,12 @@ _MOMENT = 0.01
 # the Close frames to leave.
 _HURRY, _LAST_MOMENT = 1.0, 0.05
 
+# Seconds in which an event loop that works comes by.
+_TURN = 0.5
+
+# Exit codes by which uWSGI's master knows that a worker ended as it was told.
+_RELOADED, _STOPPED = 17, 30
+
 # Seconds in which a signal comes twice and means it once: Ctrl-C reaches the worker from the
 # terminal and from the master, a service manager may signal both as well.
 _TWICE = 1.0
@@ -71,13 +80,16 @@ class WorkerEnd:
             self._watch_exit,
         ]
         self._starting = Lock()
-        # What the thread for the end waits for, and is to do.
+        # What the thread for the end waits for, and the signal that it passes on, 0 for none.
         self._ordered = Lock()
         self._ordered.acquire()
-        self._order: Callable[[], None] = lambda: None
         self._ending = False
+        self._signal = 0
         self._done = False
         self._hurried = False
+        self._exiting = False
+        # Has something called by the event loop that uWSGI runs, where there is one.
+        self._call_in_loop: Callable[[Callable[[], object]], object] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listening: list[int] = []
 
@@ -99,6 +111,42 @@ class WorkerEnd:
                 self._steps[0]()
                 del self._steps[0]
 
+    def call_in_loop(self, call: Callable[[Callable[[], object]], object]) -> None:
+        """Take note of how to have something called by the event loop that uWSGI runs.
+
+        :param call: takes what is to be called, from any thread.
+        """
+        self._call_in_loop = call
+
+    def call_last(self, call: Callable[[], None]) -> None:
+        """Call something in any thread when all connections have ended, before uWSGI goes on."""
+        self._last_calls.append(call)
+
+    # How it is learnt of.
+
+    def _start_ending(self) -> None:
+        # At the end there may be no thread to be had.
+        _start_thread(self._wait_for_order)
+
+    def _watch_signals(self) -> None:
+        if loop_engine() == "asyncio":
+            self._loop = asyncio.get_running_loop()
+            self._call_in_loop = self._loop.call_soon_threadsafe
+            # Now, as long as there is a descriptor to look with.
+            self._listening = list(_listening())
+        signals.catch(self._told)
+
+    def _watch_limits(self) -> None:
+        if limits_are_set():
+            _start_thread(self._look_at_limits)
+
+    def _look_at_limits(self) -> None:
+        while not self.code:
+            pause(1)
+            if limit_is_reached() and not self.code:
+                os.kill(os.getpid(), signal.SIGHUP)
+                return
+
     def _watch_exit(self) -> None:
         uwsgi: Any = uwsgi_module()
         before = getattr(uwsgi, "atexit", None)
@@ -107,67 +155,33 @@ class WorkerEnd:
         def at_exit() -> None:
             # Not in what the app has forked: the connections are the worker's.
             if os.getpid() == pid:
-                # gevent's, where its loop has to go on meanwhile.
-                self._end(SERVICE_RESTART if has_master() else GOING_AWAY, time.sleep)
+                self._begin(SERVICE_RESTART if has_master() else GOING_AWAY)
+                self._let_end(0)
+                while not (self._done or self._hurried):
+                    # gevent's, where its loop has to go on meanwhile.
+                    time.sleep(_MOMENT)
+                self._exiting = True
             if before is not None:
                 before()
 
         uwsgi.atexit = at_exit
-
-    def _watch_signals(self) -> None:
-        if loop_engine() == "asyncio":
-            self._watch_in_engine(asyncio.get_running_loop())
-        else:
-            signals.catch(self._told)
-
-    def _watch_limits(self) -> None:
-        if limits_are_set():
-            _start_thread(self._look_at_limits)
-
-    def _start_ending(self) -> None:
-        # At the end there may be no thread to be had.
-        _start_thread(self._wait_for_order)
-
-    def _wait_for_order(self) -> None:
-        self._ordered.acquire()
-        self._order()
-
-    def _let_end(self, order: Callable[[], None]) -> None:
-        """Have something done in the thread for the end; once."""
-        self._order = order
-        self._ordered.release()
-
-    def call_last(self, call: Callable[[], None]) -> None:
-        """Call something in any thread when all connections have ended, before uWSGI goes on."""
-        self._last_calls.append(call)
 
     def _told(self, number: int) -> None:
         """A signal came; in the thread that waits for them."""
         if self._is_told_twice(number):
             return
         if self.code:
-            # Who signals again will not wait.
-            self._hurried = True
-            left = self._tell_those_left(close_code(number))
-            end = time.monotonic() + _HURRY
-            while any(client.connected for client in left) and time.monotonic() < end:
-                pause(_MOMENT)
-            pause(_LAST_MOMENT)
-            signals.pass_on(number)
+            self._hurry(number)
             return
         self._begin(close_code(number))
-        if number == signal.SIGHUP:
-            # A graceful end waits at uwsgi.atexit.
+        # uWSGI's graceful end waits at uwsgi.atexit, but for the asyncio engine's, which ends at
+        # once, as all others do.
+        graceful = number == signal.SIGHUP and self._loop is None
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._accept_no_more)
+        if graceful:
             signals.pass_on(number)
-            self._let_end(lambda: self._end(self.code, pause))
-        else:
-            self._let_end(lambda: self._end_before(number))
-
-    def _tell_those_left(self, code: int) -> list[Any]:
-        left = [client for each in list(self._registries) for client in each]
-        for client in left:
-            client.begin_close(code, reason(code))
-        return left
+        self._let_end(0 if graceful else number)
 
     def _is_told_twice(self, number: int) -> bool:
         first = self._first = self._first or number
@@ -175,51 +189,36 @@ class WorkerEnd:
         same = number == signal.SIGHUP or first != signal.SIGHUP
         return bool(self.code) and same and time.monotonic() - self._began_at < _TWICE
 
-    def _end_before(self, number: int) -> None:
-        """End all connections, then let uWSGI act on a signal."""
-        self._end(self.code, pause)
-        signals.pass_on(number)
+    def _hurry(self, number: int) -> None:
+        """Tell those who are left and wait for nobody: who signals again will not."""
+        left = [client for each in list(self._registries) for client in each]
+        for client in left:
+            client.begin_close(close_code(number), reason(close_code(number)))
+        end = time.monotonic() + _HURRY
+        while any(client.connected for client in left) and time.monotonic() < end:
+            pause(_MOMENT)
+        pause(_LAST_MOMENT)
+        # Not before: uWSGI, where it waits at uwsgi.atexit, ends the process then.
+        self._hurried = True
+        self._pass_on(number)
+        self._see_that_the_loop_turns()
 
-    # In uWSGI's asyncio engine, which ends at once when it acts on a signal.
-
-    def _watch_in_engine(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        # Now, as long as there is a descriptor to look with.
-        self._listening = list(_listening())
-        signals.remember()
-        for number in signals.SIGNALS:
-            loop.add_signal_handler(number, self._engine_told, number)
-
-    def _engine_told(self, number: int) -> None:
-        if self._is_told_twice(number):
-            return
+    def _accept_no_more(self) -> None:
+        """Leave those who connect to the next worker; the asyncio engine goes on otherwise."""
         assert self._loop is not None
-        if self.code:
-            self._hurried = True
-            self._tell_those_left(close_code(number))
-            self._loop.call_later(_LAST_MOMENT, self._engine_ends, number)
-            return
-        self._begin(close_code(number))
         for fd in self._listening:
             self._loop.remove_reader(fd)
-        self._let_end(lambda: self._engine_ends_late(number))
 
-    def _engine_ends_late(self, number: int) -> None:
-        self._end(self.code, pause)
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._engine_ends, number)
+    def _pass_on(self, number: int) -> None:
+        if self._loop is None:
+            signals.pass_on(number)
+        else:
+            # Between two callbacks, where the process can be ended.
+            self._loop.call_soon_threadsafe(self._engine_ends, number)
 
     def _engine_ends(self, number: int) -> None:
-        assert self._loop is not None
-        self._loop.remove_signal_handler(number)
+        self._exiting = True
         signals.pass_on(number)
-
-    def _look_at_limits(self) -> None:
-        while not self.code:
-            pause(1)
-            if limit_is_reached() and not self.code:
-                os.kill(os.getpid(), signal.SIGHUP)
-                return
 
     # The end.
 
@@ -229,31 +228,47 @@ class WorkerEnd:
                 self._began_at = time.monotonic()
                 self.code = code
 
-    def _end(self, code: int, wait: Callable[[float], None]) -> None:
-        """End all connections, and wait for their handlers.
-
-        :param code: the close code, if the end has not begun with another.
-        :param wait: lets this thread or greenlet wait for some seconds.
-        """
-        self._begin(code)
+    def _let_end(self, number: int) -> None:
+        """Have the thread for the end do its work, once, and then pass a signal on."""
         with self._lock:
-            registries = list(self._registries)
             mine, self._ending = not self._ending, True
-        if not mine:
-            while not (self._done or self._hurried):
-                wait(_MOMENT)
-            return
+        if mine:
+            self._signal = number
+            self._ordered.release()
+
+    def _wait_for_order(self) -> None:
+        self._ordered.acquire()
         try:
-            _close_all(registries, self.code, wait)
+            _close_all(list(self._registries), self.code)
             for call in self._last_calls:
                 call()
         except Exception:
             _log.exception("could not end all connections")
         finally:
             self._done = True
+        if self._signal and not self._hurried:
+            self._pass_on(self._signal)
+        self._see_that_the_loop_turns()
+
+    def _see_that_the_loop_turns(self) -> None:
+        """End the process if its loop does not come back, since uWSGI can not then."""
+        while self._call_in_loop is not None and not self._exiting:
+            turned = Lock()
+            turned.acquire()
+            self._call_in_loop(turned.release)
+            if not turned.acquire(True, _TURN) and not self._exiting:
+                self._end_process()
+            pause(_MOMENT)
+
+    def _end_process(self) -> None:
+        _log.error(
+            "a handler that computes without a pause keeps the event loop from ending; this "
+            "worker ends without it: let such work run in a thread"
+        )
+        os._exit(_RELOADED if self.code == SERVICE_RESTART else _STOPPED)
 
 
-def _close_all(registries: list[Clients], code: int, wait: Callable[[float], None]) -> None:
+def _close_all(registries: list[Clients], code: int) -> None:
     start = time.monotonic()
     clients = [client for each in registries for client in each]
     window = max((each.close_window for each in registries), default=0.0)
@@ -273,10 +288,14 @@ def _close_all(registries: list[Clients], code: int, wait: Callable[[float], Non
                 left.append((when, client))
         due = left
         if due:
-            wait(_MOMENT)
+            pause(_MOMENT)
     deadline = start + window + patience
     while any(each or each.expected for each in registries) and time.monotonic() < deadline:
-        wait(_MOMENT)
+        pause(_MOMENT)
+    for client in clients:
+        if client.connected:
+            # Its event loop is stuck.
+            client.tell_at_last(code, reason(code))
 
 
 def reason(code: int) -> str:

@@ -128,14 +128,6 @@ def catch(told: Callable[[int], None]) -> bool:
     return True
 
 
-def remember() -> None:
-    """Remember uWSGI's handlers, which somebody else is about to replace; in the main thread."""
-    global _main
-    _main = thread_ident()
-    for number in SIGNALS:
-        _uwsgis[number] = _action(number)
-
-
 def pass_on(number: int) -> None:
     """Let uWSGI act on a signal, as if it came now."""
     if number in _uwsgis:
@@ -163,9 +155,12 @@ def _late(number: int, frame: object) -> None:
         if callable(before):
             before(number, frame)
         return
-    if signal.set_wakeup_fd(_wakeup, warn_on_full_buffer=False) != _wakeup:
-        # Somebody had taken our descriptor's place, an event loop that a view ran for example.
+    taken = signal.set_wakeup_fd(_wakeup, warn_on_full_buffer=False)
+    if taken != _wakeup:
+        # Somebody has our descriptor's place, an event loop for example, or had it.
         os.write(_wakeup, bytes([number]))
+        if taken >= 0:
+            signal.set_wakeup_fd(taken, warn_on_full_buffer=False)
 
 
 def _leave() -> None:

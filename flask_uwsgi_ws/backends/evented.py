@@ -611,6 +611,15 @@ class EventedClient(BaseClient):
         self._connection.receive_eof()
         self.changed()
 
+    def tell_at_last(self, code: int, reason: str) -> None:
+        """Send the Close frame from another thread, where the loop is stuck and the worker ends."""
+        frame = self._connection.close(code, reason)
+        if frame and self.fd >= 0:
+            # The loop is not asked to send it.
+            self._will_send = True
+            self._put(frame)
+            self.send_out()
+
     def give_up(self, cause: str, code: int, reason: str) -> None:
         """End the connection with a peer from which nothing can be expected."""
         frame = self._connection.close(code, reason)

@@ -16,6 +16,7 @@ from greenlet import GreenletExit, greenlet
 from ..client import BlockingCalls, Message, Sendable
 from ..compression import Deflate
 from ..connection import OPEN
+from ..ending import worker_end
 from ..extension import WebSocket
 from ..greenlets import current, switch
 from ..middleware import BaseMiddleware, Opening
@@ -279,6 +280,10 @@ class GeventWebSocketMiddleware(BaseMiddleware):
         if uwsgi_module() is not None and loop_engine() != "gevent":
             return NO_LOOP
         return None
+
+    def prepare_worker(self) -> None:
+        worker_end().call_in_loop(_current_reactor().leave)
+        super().prepare_worker()
 
     def start(
         self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]

@@ -104,6 +104,16 @@ async def stubborn(ws: Any) -> None:
         await sleep(0.05)
 
 
+@route("/compute")
+async def compute(ws: Any) -> None:
+    """Computes when it is told to, without a pause and without end."""
+    await ws.send("here")
+    await ws.receive()
+    leave_word("computes")
+    while True:
+        sum(range(1000))
+
+
 @route("/slow")
 async def slow(ws: Any) -> None:
     """Has taken a message, and answers it a little later."""
