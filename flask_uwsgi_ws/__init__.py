@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from .backends.threads import WebSocketClient, WebSocketMiddleware
 from .exceptions import ConnectionClosed
 from .extension import WebSocket
+from .views import WebSocketView
 
 if TYPE_CHECKING:
     from .backends.asyncio import (
@@ -26,6 +27,7 @@ __all__ = [
     "WebSocket",
     "WebSocketClient",
     "WebSocketMiddleware",
+    "WebSocketView",
 ]
 __version__ = "0.1.0"
 

@@ -7,13 +7,17 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
-from flask import Flask
+from flask import Blueprint, Flask, current_app, has_app_context
 from werkzeug.debug import DebuggedApplication
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from . import runner, signals
 from .backends.threads import WebSocketMiddleware
+from .blueprints import SocketApp
 from .clients import Clients
+from .contexts import Hook
 from .ending import worker_end
 from .limits import mercy_warning
 from .loops import prepare_engine
@@ -23,6 +27,7 @@ from .settings import Settings, unknown_names
 from .statistics import Statistics
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
+HookType = TypeVar("HookType", bound=Hook)
 
 #: Where the extension keeps an app's part: ``app.extensions[EXTENSION]``.
 EXTENSION = "uwsgi_websocket"
@@ -59,7 +64,10 @@ class WebSocket:
         #: The clients of this worker; iterable from any thread.
         self.clients = Clients()
         self._statistics: Statistics | None = None
-        self._rules: list[tuple[str, str | None, Callable[..., Any] | None, dict[str, Any]]] = []
+        #: The functions of :meth:`before_handshake`.
+        self.hooks: list[Hook] = []
+        # What is done to each app.
+        self._setups: list[Callable[[Flask], None]] = []
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
         if app is not None:
             self.init_app(app)
@@ -84,12 +92,12 @@ class WebSocket:
         Settings.load(app.config, self._options, uwsgi_options())
         app.extensions[EXTENSION] = _AppState(self)
         self._warn_of_unknown_names(app)
-        for rule, endpoint, view_func, options in self._rules:
-            app.add_url_rule(rule, endpoint, view_func, **options)
+        for setup in self._setups:
+            setup(app)
         self._apps.add(app)
         if uwsgi_module() is not None and runner.debug_wanted():
             self._debug(app)
-        app.wsgi_app = self.middleware(app.wsgi_app, self, app)  # type: ignore[method-assign]
+        self._apply_middleware(app)
         app.run = lambda *args, **options: self.run(app, *args, **options)  # type: ignore[method-assign]
 
     def prepare(self, app: Flask) -> None:
@@ -154,13 +162,30 @@ class WebSocket:
                 app.logger.warning("there is no option %s", warning)
                 state.unknown.add(name)
 
+    def _apply_middleware(self, app: Flask) -> None:
+        outer = app.wsgi_app
+        if not isinstance(outer, ProxyFix):
+            app.wsgi_app = self.middleware(outer, self, app)  # type: ignore[method-assign]
+            return
+        # What it makes of the environ is what the origin is compared with.
+        while isinstance(outer.app, ProxyFix):
+            outer = outer.app
+        outer.app = self.middleware(outer.app, self, app)
+
+    def _set_up(self, setup: Callable[[Flask], None]) -> None:
+        """Do something to each app, to those that come later too."""
+        for app in self._apps:
+            setup(app)
+        self._setups.append(setup)
+
     def route(self, rule: str, **options: Any) -> Callable[[Handler], Handler]:
         """Make a function the handler of a WebSocket URL.
 
         :param rule: the URL rule, as Flask's; its variables are arguments of
             the function, after the client.
-        :param options: those of :meth:`flask.Flask.route` (``endpoint``,
-            ``defaults``, ``subdomain``, ``host``, ``strict_slashes``, …).
+        :param options: ``blueprint``, for a route of that one, and those of
+            :meth:`flask.Flask.route` (``endpoint``, ``defaults``, ``subdomain``,
+            ``host``, ``strict_slashes``, …).
         """
 
         endpoint = options.pop("endpoint", None)
@@ -176,6 +201,8 @@ class WebSocket:
         rule: str,
         endpoint: str | None = None,
         view_func: Callable[..., Any] | None = None,
+        *,
+        blueprint: Blueprint | None = None,
         **options: Any,
     ) -> None:
         """Make *view_func* the handler of a WebSocket URL; see :meth:`route`.
@@ -183,8 +210,11 @@ class WebSocket:
         :param rule: the URL rule.
         :param endpoint: its name for ``url_for``; the function's by default.
         :param view_func: the handler.
+        :param blueprint: what the route belongs to, which is registered with the app as
+            any other, ``app.register_blueprint(blueprint)``.
         :param options: those of :meth:`flask.Flask.add_url_rule`.
-        :raises AssertionError: if the endpoint has another function already.
+        :raises AssertionError: if the endpoint has another function already, or the blueprint
+            has been registered before.
         :raises TypeError: for an ``async def`` where the backend does not await handlers.
         :raises ValueError: for ``websocket=False``.
         """
@@ -193,9 +223,66 @@ class WebSocket:
         if not options.setdefault("websocket", True):
             raise ValueError("a WebSocket route has websocket=True; use app.route for others")
         options.setdefault("provide_automatic_options", False)
-        for app in self._apps:
-            app.add_url_rule(rule, endpoint, view_func, **options)
-        self._rules.append((rule, endpoint, view_func, options))
+        if blueprint is not None:
+            blueprint.add_url_rule(rule, endpoint, view_func, **options)
+            return
+        self._set_up(lambda app: app.add_url_rule(rule, endpoint, view_func, **options))
+
+    def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:
+        """Register a blueprint all of whose routes are WebSocket routes.
+
+        Its static files, and routes with ``websocket=False``, are plain ones. Its hooks and
+        error handlers count, and blueprints nested in it are registered as well. For one that
+        has views and WebSockets there is ``route(…, blueprint=…)``.
+
+        :param blueprint: of Flask; its functions are handlers.
+        :param options: those of :meth:`flask.Flask.register_blueprint` (``url_prefix``,
+            ``subdomain``, ``name``, …).
+        :raises ValueError: if the app has a blueprint of that name.
+        """
+
+        def register(app: Flask) -> None:
+            blueprint.register(SocketApp(app), dict(options))  # type: ignore[arg-type]
+
+        self._set_up(register)
+
+    def before_handshake(self, hook: HookType) -> HookType:
+        """Have a function called before each handshake is accepted, in its request.
+
+        It is called after the app's and the blueprint's ``before_request`` functions, with a
+        :class:`~.handshake.Handshake`, with which it may choose the subprotocol and add headers
+        and cookies to the 101. What it returns, if not ``None``, is sent as response instead,
+        and so is what :func:`flask.abort` raises.
+
+        :param hook: the function.
+        """
+        self.hooks.append(hook)
+        return hook
+
+    def url_for(self, endpoint: str, *, _external: bool = True, **values: Any) -> str:
+        """Build the URL of a WebSocket route.
+
+        Outside a request Flask has to know the host (``SERVER_NAME``).
+
+        :param endpoint: of the route; one that begins with a dot is of the request's blueprint.
+        :param _external: ``False`` for the path alone, which ``new WebSocket`` takes as well.
+        :param values: the variables of the URL, others for its query, and
+            :func:`flask.url_for`'s ``_anchor`` and ``_scheme``.
+        :returns: ``ws://…``, or ``wss://…`` where the request came through TLS.
+        :raises RuntimeError: where the app or the host is not known.
+        :raises werkzeug.routing.BuildError: if there is no such route or a variable is missing.
+        """
+        app = current_app if has_app_context() else self._only_app()
+        url = app.url_for(endpoint, _external=True, **values)
+        if _external:
+            return url
+        parts = urlsplit(url)
+        return urlunsplit(("", "", *parts[2:]))
+
+    def _only_app(self) -> Flask:
+        if len(self._apps) != 1:
+            raise RuntimeError("url_for needs an app context here: with app.app_context():")
+        return next(iter(self._apps))
 
     def run(
         self,

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeader, InvalidOrigin
 from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.headers import parse_subprotocol
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
+from werkzeug.datastructures import Headers as ResponseHeaders
+from werkzeug.wrappers import Response
 
 from .compression import Deflate, deflate_factory
 from .settings import Settings
@@ -58,6 +61,75 @@ class Answer:
     def accepted(self) -> bool:
         """Whether the connection is a WebSocket from here on."""
         return self.status == HTTPStatus.SWITCHING_PROTOCOLS
+
+
+class Handshake:
+    """An opening handshake that is about to be accepted, for functions of ``before_handshake``.
+
+    :param response: what collects the headers and cookies that go with the 101.
+    :param environ: the WSGI environ.
+    :param subprotocol: the one that the options chose.
+    """
+
+    def __init__(
+        self, response: Response, environ: Mapping[str, Any], subprotocol: str | None
+    ) -> None:
+        self.response = response
+        #: Headers that are sent with the 101.
+        self.headers: ResponseHeaders = response.headers
+        self.headers.clear()
+        #: Adds a cookie to the 101, as :meth:`flask.Response.set_cookie` does.
+        self.set_cookie = response.set_cookie
+        #: Removes a cookie, as :meth:`flask.Response.delete_cookie` does.
+        self.delete_cookie = response.delete_cookie
+        offered = environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL")
+        #: The subprotocols that the client offers, the preferred first (:rfc:`6455` section 1.9).
+        self.subprotocols: tuple[str, ...] = tuple(parse_subprotocol(offered)) if offered else ()
+        self._subprotocol = subprotocol
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that is agreed on: one that the client offers, or ``None``.
+
+        :raises ValueError: when it is set to another.
+        """
+        return self._subprotocol
+
+    @subprotocol.setter
+    def subprotocol(self, name: str | None) -> None:
+        if name is not None and name not in self.subprotocols:
+            raise ValueError(
+                f"the client does not speak the subprotocol {name!r}; choose one of "
+                f"handshake.subprotocols, {list(self.subprotocols)}, or None"
+            )
+        self._subprotocol = name
+
+    def check(self) -> None:
+        """See that only headers that are the app's to set have been added.
+
+        :raises ValueError: for another.
+        """
+        for name, _ in self.headers:
+            if name.lower().startswith("sec-websocket-") or name.lower() in _PROTOCOLS:
+                raise ValueError(
+                    f"the header {name} is the protocol's; for the subprotocol there is "
+                    "handshake.subprotocol"
+                )
+
+    def settle(self, answer: Answer) -> Answer:
+        """Give *answer*, an accepting one, with what was changed here."""
+        headers = [(name, value) for name, value in answer.headers if name != _SUBPROTOCOL]
+        if self._subprotocol is not None:
+            headers.append((_SUBPROTOCOL, self._subprotocol))
+        headers += [each for each in self.headers if each[0].lower() not in _MEANINGLESS]
+        return replace(answer, headers=headers, subprotocol=self._subprotocol)
+
+
+_SUBPROTOCOL = "Sec-WebSocket-Protocol"
+# Headers that make a response the answer to an opening handshake.
+_PROTOCOLS = ("connection", "upgrade", "transfer-encoding")
+# There is no content, and no cache to tell what it depends on.
+_MEANINGLESS = ("vary", "content-type", "content-length")
 
 
 def is_handshake(environ: Mapping[str, Any]) -> bool:

@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flask import Flask
-from werkzeug.exceptions import HTTPException
-from werkzeug.routing import RoutingException
+from flask import Flask, got_request_exception
+from werkzeug.routing import Rule
 
 from .client import BaseClient, keep_environ
 from .compression import Deflate
+from .contexts import ConnectionContext
 from .ending import reason, worker_end
 from .exceptions import ConnectionClosed
-from .handshake import Answer, is_handshake, negotiate, refusal
+from .handshake import Answer, Handshake, is_handshake, negotiate, refusal
 from .logs import log_closed, log_opened
 from .servers import plain_socket, refusal_here, take_connection
 from .settings import Settings
@@ -32,7 +32,7 @@ Environ = dict[str, Any]
 
 
 class Opening(NamedTuple):
-    """What a client is made of, in the order of its arguments, and the rule of its URL."""
+    """What a client is made of, in the order of its arguments, its URL rule and its contexts."""
 
     environ: Environ
     sock: socket.socket
@@ -40,6 +40,7 @@ class Opening(NamedTuple):
     subprotocol: str | None
     deflate: Deflate | None
     route: str
+    context: ConnectionContext
 
 
 class BaseMiddleware:
@@ -64,86 +65,111 @@ class BaseMiddleware:
         self.app = app
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        route = self.match(environ) if is_handshake(environ) else None
-        if route is None:
-            response: Iterable[bytes] = self.wsgi_app(environ, start_response)
-            return response
+        if is_handshake(environ):
+            kept = keep_environ(environ)
+            context = ConnectionContext(self.app, kept)
+            rule = context.match()
+            if rule is not None:
+                return self._shake_hands(environ, start_response, kept, context, rule)
+        response: Iterable[bytes] = self.wsgi_app(environ, start_response)
+        return response
+
+    def _shake_hands(
+        self,
+        environ: Environ,
+        start_response: Callable[..., Any],
+        kept: Environ,
+        context: ConnectionContext,
+        rule: Rule,
+    ) -> Iterable[bytes]:
+        """Answer the handshake of a WebSocket route."""
         try:
             settings = self.websocket.settings(self.app)
         except ValueError as error:
             fault = "the server's configuration is wrong; its log says where"
             status = HTTPStatus.INTERNAL_SERVER_ERROR
             return self._refuse(refusal(status, fault, log=str(error)), start_response)
+        answer = self._obstacle_here(environ) or negotiate(environ, settings)
+        if not answer.accepted:
+            return self._refuse(answer, start_response)
+        handshake = Handshake(self.app.response_class(), environ, answer.subprotocol)
+        refused = context.open(handshake, self.websocket.hooks)
+        if refused is not None:
+            refused.headers.setdefault("Connection", "close")
+            return refused(environ, start_response)
+        try:
+            given = self._take(environ, start_response, handshake.settle(answer), settings)
+        except BaseException as error:
+            context.close(error)
+            raise
+        if given is None or isinstance(given, Answer):
+            context.close()
+            return [] if given is None else self._refuse(given, start_response)
+        fd, answer = given
+        opening = Opening(
+            kept,
+            plain_socket(fd),
+            settings,
+            answer.subprotocol,
+            answer.deflate,
+            rule.rule,
+            context,
+        )
+        try:
+            self.start(opening, self.app.view_functions[rule.endpoint], context.arguments)
+        except Exception:
+            # The 101 has been sent; all that is left to say to the client is the end.
+            self.app.logger.exception("a WebSocket connection could not be served")
+            opening.sock.close()
+            context.close()
+        return []
+
+    def _obstacle_here(self, environ: Environ) -> Answer | None:
+        """Say why no connection can be served here now."""
         if worker_end().code:
-            return self._refuse(
-                refusal(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    "this process is about to end; try again at once",
-                    [("Retry-After", "1")],
-                ),
-                start_response,
+            return refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "this process is about to end; try again at once",
+                [("Retry-After", "1")],
             )
         obstacle = self.obstacle()
         if obstacle is not None:
             status = HTTPStatus.NOT_IMPLEMENTED
-            return self._refuse(
-                refusal(status, obstacle, log=f"WebSocket handshake refused: {obstacle}"),
-                start_response,
-            )
-        answer = refusal_here(environ) or negotiate(environ, settings)
-        if not answer.accepted:
-            return self._refuse(answer, start_response)
+            return refusal(status, obstacle, log=f"WebSocket handshake refused: {obstacle}")
+        return refusal_here(environ)
+
+    def _take(
+        self,
+        environ: Environ,
+        start_response: Callable[..., Any],
+        answer: Answer,
+        settings: Settings,
+    ) -> tuple[int, Answer] | Answer | None:
+        """Accept a handshake and take its connection.
+
+        :returns: a descriptor and the answer that was sent; a refusal that is to be sent
+            instead; or ``None`` if the client left in the middle of its handshake.
+        """
         clients = self.websocket.clients
         clients.expect(settings)
         try:
             self.prepare_worker()
         except (OSError, RuntimeError) as error:
             clients.expect_no_more()
-            return self._refuse(
-                refusal(
-                    HTTPStatus.SERVICE_UNAVAILABLE,
-                    "the server has no thread or descriptor left for it; try again later",
-                    log=f"WebSocket handshake refused: {error}",
-                ),
-                start_response,
+            return refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "the server has no thread or descriptor left for it; try again later",
+                log=f"WebSocket handshake refused: {error}",
             )
         try:
             fd = take_connection(environ, start_response, answer)
         except OSError:
-            # The client left in the middle of its handshake.
             clients.expect_no_more()
-            return []
+            return None
         if isinstance(fd, Answer):
             clients.expect_no_more()
-            return self._refuse(fd, start_response)
-        rule, handler, arguments = route
-        sock = plain_socket(fd)
-        opening = Opening(
-            keep_environ(environ), sock, settings, answer.subprotocol, answer.deflate, rule
-        )
-        try:
-            self.start(opening, handler, arguments)
-        except Exception:
-            # The 101 has been sent; all that is left to say to the client is the end.
-            self.app.logger.exception("a WebSocket connection could not be served")
-            sock.close()
-        return []
-
-    def match(self, environ: Environ) -> tuple[str, Callable[..., Any], dict[str, Any]] | None:
-        """Find the handler of a handshake's URL.
-
-        :returns: the URL rule, the handler and the arguments from the URL; ``None``
-            where there is no WebSocket route, so that Flask answers.
-        """
-        app = self.app
-        try:
-            adapter = app.create_url_adapter(app.request_class(environ))
-            if adapter is None:
-                return None
-            rule, arguments = adapter.match(method="GET", return_rule=True, websocket=True)
-        except (HTTPException, RoutingException):
-            return None
-        return rule.rule, app.view_functions[rule.endpoint], dict(arguments)
+            return fd
+        return fd, answer
 
     def make_client(self, opening: Opening) -> Any:
         """Make the client of a connection, which is one of ``websocket.clients`` from here on.
@@ -153,7 +179,7 @@ class BaseMiddleware:
         """
         clients = self.websocket.clients
         try:
-            client: Any = self.client(*opening[:-1])
+            client: Any = self.client(*opening[:5])
             client.route = opening.route
             clients.add(client)
         finally:
@@ -178,14 +204,21 @@ class BaseMiddleware:
         if self.websocket.clients.remove(client):
             log_closed(self.app, client)
 
-    def serve(self, client: Any, handler: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    def serve(
+        self,
+        client: Any,
+        handler: Callable[..., Any],
+        arguments: dict[str, Any],
+        context: ConnectionContext,
+    ) -> None:
         """Run a handler to its end and close the connection accordingly.
 
         :param client: of the class :attr:`client`.
         :param handler: the function that the route names.
         :param arguments: its arguments from the URL.
+        :param context: what it runs in, which is torn down when it has ended.
         """
-        code, reason = 1000, ""
+        code, reason, failure = 1000, "", None
         try:
             result = handler(client, **arguments)
             if inspect.iscoroutine(result):
@@ -195,7 +228,10 @@ class BaseMiddleware:
             pass
         except BaseException as error:
             # SystemExit too: it would end the thread only, and the peer would not be told.
+            failure = error
             code, reason = self.ending(client, error)
+        context.pop(failure)
+        failure = None
         client.close(code, reason)
 
     def ending(self, client: Any, error: BaseException) -> tuple[int, str]:
@@ -206,6 +242,7 @@ class BaseMiddleware:
         if self.is_cancellation(error):
             return 1001, "the handler was told to end"
         self.websocket.clients.count_handler_error()
+        got_request_exception.send(self.app, _async_wrapper=self.app.ensure_sync, exception=error)
         self.app.logger.error("WebSocket handler failed: %r", client, exc_info=error)
         return 1011, "internal error"
 

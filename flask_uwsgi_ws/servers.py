@@ -159,12 +159,23 @@ def take_connection(
 def _native_can_say(uwsgi: ModuleType, environ: Mapping[str, Any], answer: Answer) -> bool:
     # Without SSL uWSGI can not hash the key; the function named here is built
     # in with SSL only. With no subprotocol chosen it would echo the client's
-    # whole list, and it has no way to name an extension.
+    # whole list, and it has no way to send other headers.
     return (
         hasattr(uwsgi, "i_am_the_lord")
         and (answer.subprotocol is not None or "HTTP_SEC_WEBSOCKET_PROTOCOL" not in environ)
-        and all(name != "Sec-WebSocket-Extensions" for name, _ in answer.headers)
+        and all(name in _NATIVE_HEADERS for name, _ in answer.headers)
     )
+
+
+# Date is left out there, and nobody needs it.
+_NATIVE_HEADERS = {
+    "Connection",
+    "Date",
+    "Sec-WebSocket-Accept",
+    "Sec-WebSocket-Protocol",
+    "Server",
+    "Upgrade",
+}
 
 
 def _router_lacks_websockets() -> bool:

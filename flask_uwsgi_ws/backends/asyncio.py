@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from ..client import BlockingCalls, Message, Sendable, from_json, sharedarea, to_json
 from ..compression import Deflate
 from ..connection import OPEN
+from ..contexts import ConnectionContext
 from ..exceptions import ConnectionClosed
 from ..extension import WebSocket
 from ..loops import new_event_loop, task_owner
@@ -552,24 +553,35 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
         except Exception:
             self.app.logger.exception("a WebSocket connection could not be served")
             opening.sock.close()
+            opening.context.close()
             return
-        task = asyncio.get_running_loop().create_task(self._run(client, handler, arguments))
+        running = self._run(client, handler, arguments, opening.context)
+        # In a copy of the variables: Python 3.10 can not have a task run in the ones it is given.
+        task = opening.context.run(asyncio.get_running_loop().create_task, running)
         _running.add(task)
         task.add_done_callback(_running.discard)
 
     async def _run(
-        self, client: Any, handler: Callable[..., Any], arguments: dict[str, Any]
+        self,
+        client: Any,
+        handler: Callable[..., Any],
+        arguments: dict[str, Any],
+        context: ConnectionContext,
     ) -> None:
+        failure: BaseException | None = None
         try:
             # Before the context has the client, which a signal handler set there would keep.
             self.opened(client)
             task_owner.set(client)
-            code, reason = await self._handle(client, handler, arguments)
+            code, reason, failure = await self._handle(client, handler, arguments)
             stubborn = await client.cancel_tasks()
             if stubborn:
                 self.app.logger.warning("tasks of %r go on when cancelled: %s", client, stubborn)
+            context.close(failure)
+            failure = None
             await client.close(code, reason)
         finally:
+            context.close(failure)
             try:
                 await client.settle()
             finally:
@@ -577,8 +589,8 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
 
     async def _handle(
         self, client: Any, handler: Callable[..., Any], arguments: dict[str, Any]
-    ) -> tuple[int, str]:
-        """Run a handler to its end; gives the close code and reason that follow."""
+    ) -> tuple[int, str, BaseException | None]:
+        """Run a handler to its end; gives the close code and reason that follow, and its error."""
         try:
             if _is_coroutine_function(handler):
                 await handler(client, **arguments)
@@ -588,10 +600,10 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
             pass
         except _NoThread as error:
             self.turned_away(error)
-            return NO_THREAD
+            return *NO_THREAD, None
         except BaseException as error:
-            return self.ending(client, error)
-        return 1000, ""
+            return *self.ending(client, error), error
+        return 1000, "", None
 
     def is_cancellation(self, error: BaseException) -> bool:
         return isinstance(error, asyncio.CancelledError)

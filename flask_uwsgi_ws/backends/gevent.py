@@ -16,6 +16,7 @@ from greenlet import GreenletExit, greenlet
 from ..client import BlockingCalls, Message, Sendable
 from ..compression import Deflate
 from ..connection import OPEN
+from ..contexts import ConnectionContext
 from ..ending import worker_end
 from ..extension import WebSocket
 from ..greenlets import current, switch
@@ -297,13 +298,20 @@ class GeventWebSocketMiddleware(BaseMiddleware):
         # A plain greenlet: gevent's own class keeps a kilobyte about who started it.
         hub = get_hub()
         started = greenlet(self._run, hub)
-        hub.loop.run_callback(started.switch, client, handler, arguments)
+        started.gr_context = opening.context.variables
+        hub.loop.run_callback(started.switch, client, handler, arguments, opening.context)
 
-    def _run(self, client: Any, handler: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    def _run(
+        self,
+        client: Any,
+        handler: Callable[..., Any],
+        arguments: dict[str, Any],
+        context: ConnectionContext,
+    ) -> None:
         try:
             try:
                 self.opened(client)
-                self.serve(client, handler, arguments)
+                self.serve(client, handler, arguments, context)
             finally:
                 try:
                     client.settle()

@@ -718,10 +718,12 @@ class WebSocketMiddleware(BaseMiddleware):
     ) -> None:
         client = self.make_client(opening)
 
+        context = opening.context
+
         def run() -> None:
             try:
                 self.opened(client)
-                self.serve(client, handler, arguments)
+                self.serve(client, handler, arguments, context)
             finally:
                 _attendant.remove(client)
                 try:
@@ -732,16 +734,19 @@ class WebSocketMiddleware(BaseMiddleware):
         try:
             _attendant.add(client)
             if threads_run():
-                threading.Thread(target=run, name=f"websocket {client.id}", daemon=True).start()
+                threading.Thread(
+                    target=context.run, args=(run,), name=f"websocket {client.id}", daemon=True
+                ).start()
                 return
         except (OSError, RuntimeError) as error:
             self.turned_away(error)
             _attendant.remove(client)
             client._turn_away(*NO_THREAD)
+            context.close(error)
             self.ended(client)
             return
         self._warn_of_no_threads()
-        run()
+        context.run(run)
 
     def _warn_of_no_threads(self) -> None:
         if not self._warned:

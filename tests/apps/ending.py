@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import os
 import signal
 import time
@@ -14,8 +12,7 @@ import uwsgi
 from common import app as app
 from common import websocket
 from flask import Flask
-
-IS_ASYNCIO = os.environ["BACKEND"] == "AsyncioWebSocket"
+from handlers import as_handler, sleep
 
 
 def leave_word(text: str) -> None:
@@ -31,47 +28,10 @@ uwsgi.atexit = at_exit
 
 
 def route(rule: str) -> Callable[[Any], None]:
-    """Make a coroutine a handler; where handlers block, by doing at once what it awaits."""
-
-    def blocking(handler: Callable[..., Any]) -> Callable[[Any], None]:
-        def run(ws: Any) -> None:
-            coroutine = handler(Awaited(ws))
-            try:
-                coroutine.send(None)
-            except StopIteration:
-                return
-            raise RuntimeError("waited for what it can not")
-
-        return run
-
     def decorator(handler: Callable[..., Any]) -> None:
-        websocket.add_url_rule(rule, handler.__name__, handler if IS_ASYNCIO else blocking(handler))
+        websocket.add_url_rule(rule, handler.__name__, as_handler(handler))
 
     return decorator
-
-
-class Awaited:
-    """A client with blocking calls, which can be awaited."""
-
-    def __init__(self, ws: Any) -> None:
-        self._ws = ws
-
-    def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self._ws, name)
-        if not inspect.isroutine(attribute):
-            return attribute
-
-        async def call(*arguments: Any) -> Any:
-            return attribute(*arguments)
-
-        return call
-
-
-async def sleep(seconds: float) -> None:
-    if IS_ASYNCIO:
-        await asyncio.sleep(seconds)
-    else:
-        time.sleep(seconds)
 
 
 @route("/echo")
