@@ -39,6 +39,9 @@ class ConnectionContext:
     :param environ: the WSGI environ of the handshake, which has to outlive its request.
     """
 
+    # There is one for each connection.
+    __slots__ = ("_pushed", "_request_context", "app", "variables")
+
     def __init__(self, app: Flask, environ: dict[str, Any]) -> None:
         self.app = app
         #: Where the contexts are; one thread, greenlet or task at a time may run in it.

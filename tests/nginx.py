@@ -38,10 +38,18 @@ class Nginx:
     :param folder: for its files.
     :param socket: uWSGI's.
     :param directives: more of them, for all its servers.
+    :param certificate: the files of a certificate and its key, to listen with TLS.
     """
 
-    def __init__(self, folder: Path, socket: Path, directives: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        socket: Path,
+        directives: str = "",
+        certificate: tuple[str, str] | None = None,
+    ) -> None:
         self._folder, self._socket, self._directives = folder, socket, directives
+        self._certificate = certificate
 
     def __enter__(self) -> Nginx:
         program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
@@ -50,9 +58,15 @@ class Nginx:
         self._folder.mkdir(exist_ok=True)
         self.port = free_port()
         site = CONFIG.read_text()
+        listen = f"listen 127.0.0.1:{self.port};"
+        if self._certificate is not None:
+            listen = (
+                f"listen 127.0.0.1:{self.port} ssl; ssl_certificate {self._certificate[0]}; "
+                f"ssl_certificate_key {self._certificate[1]};"
+            )
         for placeholder, ours in (
             ("/run/echo/http.sock", str(self._socket)),
-            ("listen 80;", f"listen 127.0.0.1:{self.port};"),
+            ("listen 80;", listen),
         ):
             assert placeholder in site
             site = site.replace(placeholder, ours)
