@@ -18,7 +18,7 @@ from .ending import reason, worker_end
 from .exceptions import ConnectionClosed
 from .handshake import Answer, Handshake, is_handshake, negotiate, refusal
 from .logs import log_closed, log_opened
-from .servers import plain_socket, refusal_here, take_connection
+from .servers import Handover, plain_socket, refusal_here, take_connection
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +32,13 @@ Environ = dict[str, Any]
 
 
 class Opening(NamedTuple):
-    """What a client is made of, in the order of its arguments, its URL rule and its contexts."""
+    """What a client is made of, in the order of its arguments, and what it begins with.
+
+    :param route: the rule of its URL.
+    :param context: what its handler runs in.
+    :param early: what it has sent already, which the server has read.
+    :param holds: whether the request has to last as long as the handler.
+    """
 
     environ: Environ
     sock: socket.socket
@@ -41,6 +47,8 @@ class Opening(NamedTuple):
     deflate: Deflate | None
     route: str
     context: ConnectionContext
+    early: bytes
+    holds: bool
 
 
 class BaseMiddleware:
@@ -97,31 +105,36 @@ class BaseMiddleware:
         if refused is not None:
             refused.headers.setdefault("Connection", "close")
             return refused(environ, start_response)
+        answer = handshake.settle(answer)
         try:
-            given = self._take(environ, start_response, handshake.settle(answer), settings)
+            taken = self._take(environ, start_response, answer, settings)
         except BaseException as error:
             context.close(error)
             raise
-        if given is None or isinstance(given, Answer):
+        if taken is None or isinstance(taken, Answer):
             context.close()
-            return [] if given is None else self._refuse(given, start_response)
-        fd, answer = given
+            return [] if taken is None else self._refuse(taken, start_response)
         opening = Opening(
             kept,
-            plain_socket(fd),
+            plain_socket(taken.fd),
             settings,
             answer.subprotocol,
             answer.deflate,
             rule.rule,
             context,
+            taken.early,
+            holds=taken.release is not None,
         )
         try:
             self.start(opening, self.app.view_functions[rule.endpoint], context.arguments)
-        except Exception:
+        except Exception as error:
             # The 101 has been sent; all that is left to say to the client is the end.
             self.app.logger.exception("a WebSocket connection could not be served")
             opening.sock.close()
-            context.close()
+            context.close(error)
+        finally:
+            if taken.release is not None:
+                taken.release()
         return []
 
     def _obstacle_here(self, environ: Environ) -> Answer | None:
@@ -144,11 +157,11 @@ class BaseMiddleware:
         start_response: Callable[..., Any],
         answer: Answer,
         settings: Settings,
-    ) -> tuple[int, Answer] | Answer | None:
+    ) -> Handover | Answer | None:
         """Accept a handshake and take its connection.
 
-        :returns: a descriptor and the answer that was sent; a refusal that is to be sent
-            instead; or ``None`` if the client left in the middle of its handshake.
+        :returns: the connection; a refusal that is to be sent instead; or ``None`` if the
+            client left in the middle of its handshake.
         """
         clients = self.websocket.clients
         clients.expect(settings)
@@ -162,14 +175,13 @@ class BaseMiddleware:
                 log=f"WebSocket handshake refused: {error}",
             )
         try:
-            fd = take_connection(environ, start_response, answer)
+            taken = take_connection(environ, start_response, answer)
         except OSError:
             clients.expect_no_more()
             return None
-        if isinstance(fd, Answer):
+        if isinstance(taken, Answer):
             clients.expect_no_more()
-            return fd
-        return fd, answer
+        return taken
 
     def make_client(self, opening: Opening) -> Any:
         """Make the client of a connection, which is one of ``websocket.clients`` from here on.
@@ -258,6 +270,8 @@ class BaseMiddleware:
         self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
     ) -> None:
         """Make the client and run its handler in the way of the backend.
+
+        Returns when the handler has ended where *opening* holds the request.
 
         :param opening: for :meth:`make_client`.
         :param handler: the function that the route names.

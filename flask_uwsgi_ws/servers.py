@@ -3,20 +3,45 @@
 uWSGI closes its own descriptor when the request ends; a duplicate taken before
 that keeps the connection, and it is the package's from then on. None of
 uWSGI's request-bound functions may be called after the hand-over.
+
+Other servers shut the connection down when the request ends, so that the request has to last
+as long as the handler. They put the socket into the environ.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
+import io
 import os
 import socket
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from .handshake import Answer, refusal
 from .unpatched import unpatched
+
+#: Where ``testing.py`` puts the socket of a connection in the environ.
+TEST_SOCKET = "flask_uwsgi_ws.socket"
+
+_WERKZEUG_SOCKET = "werkzeug.socket"
+
+
+class Handover(NamedTuple):
+    """A connection that a server has given away.
+
+    :param fd: a descriptor of it, which the receiver has to close.
+    :param early: what the server has read behind the handshake.
+    :param release: what to call when the handler has ended, before the request does; ``None``
+        where the request may end before the handler.
+    """
+
+    fd: int
+    early: bytes = b""
+    release: Callable[[], None] | None = None
 
 
 def uwsgi_module() -> ModuleType | None:
@@ -92,12 +117,18 @@ def refusal_here(environ: Mapping[str, Any]) -> Answer | None:
     :param environ: the WSGI environ.
     :returns: the refusal to send; ``None`` where it can.
     """
-    if uwsgi_module() is None:
+    if _held_socket(environ) is not None:
+        obstacle = _obstacle_in_werkzeug(environ)
+        if obstacle is None:
+            return None
         return refusal(
-            HTTPStatus.NOT_IMPLEMENTED,
-            "this server is not uWSGI; start the app with app.run() or the uwsgi command",
-            log="WebSocket handshake refused: this server is not uWSGI; start the app with "
-            "app.run() or the uwsgi command",
+            HTTPStatus.NOT_IMPLEMENTED, obstacle, log=f"WebSocket handshake refused: {obstacle}"
+        )
+    if uwsgi_module() is None:
+        fault = "this server can not give its connections away; start the app with "
+        fault += "flask run, app.run() or the uwsgi command"
+        return refusal(
+            HTTPStatus.NOT_IMPLEMENTED, fault, log=f"WebSocket handshake refused: {fault}"
         )
     if _router_lacks_websockets():
         return refusal(
@@ -119,19 +150,19 @@ def take_connection(
     environ: Mapping[str, Any],
     start_response: Callable[..., Any],
     answer: Answer,
-) -> int | Answer:
-    """Send the 101 and take the connection over from uWSGI.
+) -> Handover | Answer:
+    """Send the 101 and take the connection over from the server.
 
     :param environ: the WSGI environ.
     :param start_response: the WSGI callable.
     :param answer: an accepting one.
-    :returns: a descriptor of the connection, which the caller has to close, or
-        a refusal to send where there is none left.
+    :returns: the connection, or a refusal to send where there is no descriptor left.
     :raises OSError: if the client left before the 101 was sent.
     """
     uwsgi: Any = uwsgi_module()
+    held = _held_socket(environ)
     try:
-        fd = os.dup(uwsgi.connection_fd())
+        fd = os.dup(uwsgi.connection_fd() if held is None else held.fileno())
     except OSError as error:
         return refusal(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -139,6 +170,8 @@ def take_connection(
             log=f"WebSocket handshake refused: {error}; raise the limit (ulimit -n, --max-fd)",
         )
     try:
+        if held is not None:
+            return _take_from_holder(fd, held, environ, start_response, answer)
         if _native_can_say(uwsgi, environ, answer):
             uwsgi.websocket_handshake(
                 environ["HTTP_SEC_WEBSOCKET_KEY"],
@@ -146,14 +179,71 @@ def take_connection(
                 answer.subprotocol or "",
             )
         else:
-            write = start_response(
-                f"{answer.status.value} {answer.status.phrase}", list(answer.headers)
-            )
+            write = start_response(_status(answer), list(answer.headers))
             write(b"")
     except BaseException:
         os.close(fd)
         raise
-    return fd
+    return Handover(fd)
+
+
+def _held_socket(environ: Mapping[str, Any]) -> socket.socket | None:
+    """Find the socket of a request that has to last as long as the handler."""
+    for name in (TEST_SOCKET, _WERKZEUG_SOCKET):
+        sock: socket.socket | None = environ.get(name)
+        if sock is not None:
+            return sock
+    return None
+
+
+def _take_from_holder(
+    fd: int,
+    sock: socket.socket,
+    environ: Mapping[str, Any],
+    start_response: Callable[..., Any],
+    answer: Answer,
+) -> Handover:
+    # Werkzeug would add "Connection: close" to the headers, which some clients take for a
+    # refusal. So the 101 goes out here; Werkzeug's own meets a closed connection when the
+    # request ends, and a line of its log is all that comes of it.
+    start_response(_status(answer), list(answer.headers))
+    lines = [f"HTTP/1.1 {_status(answer)}", *(f"{name}: {value}" for name, value in answer.headers)]
+    sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+    return Handover(fd, _read_ahead(environ, sock), functools.partial(_shut_down, sock))
+
+
+def _read_ahead(environ: Mapping[str, Any], sock: socket.socket) -> bytes:
+    """Give what the server has read and not asked for: messages right behind the handshake."""
+    stream = environ.get("wsgi.input")
+    if not isinstance(stream, io.BufferedReader):
+        return b""
+    timeout = sock.gettimeout()
+    # An empty buffer would be filled first, and wait for it.
+    sock.settimeout(0)
+    try:
+        return stream.peek()
+    finally:
+        sock.settimeout(timeout)
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _obstacle_in_werkzeug(environ: Mapping[str, Any]) -> str | None:
+    if hasattr(_held_socket(environ), "getpeercert"):
+        return (
+            "flask run keeps the connection inside TLS; leave --cert out, or start the app with "
+            "app.run(ssl_context='adhoc')"
+        )
+    if not (environ.get("wsgi.multithread") or environ.get("wsgi.multiprocess")):
+        return "this server has one thread, which one WebSocket would hold; use flask run as it is"
+    return None
+
+
+def _status(answer: Answer) -> str:
+    return f"{answer.status.value} {answer.status.phrase}"
 
 
 def _native_can_say(uwsgi: ModuleType, environ: Mapping[str, Any], answer: Answer) -> bool:

@@ -15,3 +15,9 @@ def unpatched(module: ModuleType, name: str) -> Any:
     """
     monkey = sys.modules.get("gevent.monkey")
     return monkey.get_original(module.__name__, name) if monkey else getattr(module, name)
+
+
+def threads_are_patched() -> bool:
+    """Tell whether gevent has made greenlets of the threads that Python code starts."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))

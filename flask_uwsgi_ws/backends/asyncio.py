@@ -30,6 +30,7 @@ from ..loops import new_event_loop, task_owner
 from ..middleware import NO_THREAD, BaseMiddleware, Opening
 from ..servers import loop_engine, threads_run
 from ..settings import Settings
+from ..unpatched import threads_are_patched
 from .evented import TICK, EventedClient, Reactor
 
 _log = logging.getLogger(__name__)
@@ -525,6 +526,11 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
             )
         if not threads_run():
             return "AsyncioWebSocket needs Python threads; start uWSGI with --enable-threads"
+        if threads_are_patched() and loop_engine() != "asyncio":
+            return (
+                "AsyncioWebSocket has its loop in a thread, which gevent has made a greenlet "
+                "(gevent.monkey); leave that out, or use GeventWebSocket"
+            )
         return None
 
     def prepare_worker(self) -> None:
@@ -537,16 +543,24 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
     ) -> None:
         if loop_engine() == "asyncio":
             self._begin(opening, handler, arguments)
-        else:
-            _thread_loop().call_soon_threadsafe(self._begin, opening, handler, arguments)
+            return
+        over = threading.Event() if opening.holds else None
+        _thread_loop().call_soon_threadsafe(self._begin, opening, handler, arguments, over)
+        if over is not None:
+            over.wait()
 
     def _begin(
-        self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
+        self,
+        opening: Opening,
+        handler: Callable[..., Any],
+        arguments: dict[str, Any],
+        over: threading.Event | None = None,
     ) -> None:
+        """Begin to serve a connection, in the loop's thread; *over* is set at its end."""
         try:
             client = self.make_client(opening)
             try:
-                client.attach()
+                client.attach(opening.early)
             except OSError:
                 self.ended(client)
                 raise
@@ -554,12 +568,16 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
             self.app.logger.exception("a WebSocket connection could not be served")
             opening.sock.close()
             opening.context.close()
+            if over is not None:
+                over.set()
             return
         running = self._run(client, handler, arguments, opening.context)
         # In a copy of the variables: Python 3.10 can not have a task run in the ones it is given.
         task = opening.context.run(asyncio.get_running_loop().create_task, running)
         _running.add(task)
         task.add_done_callback(_running.discard)
+        if over is not None:
+            task.add_done_callback(lambda _: over.set())
 
     async def _run(
         self,

@@ -248,14 +248,17 @@ class EventedClient(BaseClient):
         self._receiver: Any = None
         self._others: list[Any] | None = None
 
-    def attach(self) -> None:
+    def attach(self, early: bytes = b"") -> None:
         """Begin to read; in the loop's thread.
 
         Apart from the making, so that a subclass whose ``__init__`` fails leaves nothing.
 
+        :param early: what the server has read already.
         :raises OSError: if the kernel can not watch the socket.
         """
         self._reactor.add(self)
+        if early:
+            self._take_in(early)
 
     # What a backend gives.
 
@@ -301,15 +304,19 @@ class EventedClient(BaseClient):
         data = self._raw.recv_now()
         if data is None:
             return
-        connection = self._connection
         if not data:
             self._eof = True
-            connection.receive_eof()
+            self._connection.receive_eof()
             self._watch(False, self._writing)
             self.changed()
             return
         if len(data) == _AT_ONCE:
             self.read_again()
+        self._take_in(data)
+
+    def _take_in(self, data: bytes) -> None:
+        """Take what came."""
+        connection = self._connection
         self._heard = True
         self.bytes_received += len(data)
         if connection.state == _CLOSING:

@@ -26,6 +26,7 @@ cdef class _Waiter:
 
 cdef class GeventWebSocketClient(EventedClient):
     cdef GeventReactor _hub_reactor
+    cdef Py_ssize_t _most_at_once
 
     @cython.locals(waiter=_Waiter, reactor=GeventReactor)
     cdef _wake(self, object waiting)

@@ -1,7 +1,11 @@
-"""The gevent backend: a greenlet for each connection, on the hub of uWSGI's gevent loop."""
+"""The gevent backend: a greenlet for each connection, on the hub of uWSGI's gevent loop.
+
+In a server whose requests are threads and last as long as the handler, each has a hub of its own.
+"""
 
 from __future__ import annotations
 
+import _thread
 import os
 import socket
 import time
@@ -10,6 +14,7 @@ from typing import Any
 
 import gevent
 from flask import Flask
+from gevent._hub_local import get_hub_if_exists
 from gevent.hub import get_hub
 from greenlet import GreenletExit, greenlet
 
@@ -24,6 +29,7 @@ from ..middleware import BaseMiddleware, Opening
 from ..patching import patch
 from ..servers import loop_engine, uwsgi_module
 from ..settings import Settings
+from ..unpatched import unpatched
 from .evented import TICK, EventedClient, Reactor
 
 NO_LOOP = (
@@ -67,6 +73,13 @@ class GeventReactor(Reactor):
     def call_from_thread(self) -> None:
         self._async.send()
 
+    def close(self) -> None:
+        """Give all back, when there are no connections any more."""
+        for watcher in (self._io, self._ticks, self._async):
+            watcher.stop()
+            watcher.close()
+        self.poller.close()
+
     def turn(self) -> None:
         self.in_hub = True
         try:
@@ -75,15 +88,26 @@ class GeventReactor(Reactor):
             self.in_hub = False
 
 
-_reactor: GeventReactor | None = None
+# Of this thread; gevent's own kind of it would be of this greenlet.
+_here: Any = unpatched(_thread, "_local")()
 
 
 def _current_reactor() -> GeventReactor:
-    global _reactor
+    reactor: GeventReactor | None = getattr(_here, "reactor", None)
     # One that was made before a fork is the parent's.
-    if _reactor is None or _reactor.pid != os.getpid():
-        _reactor = GeventReactor()
-    return _reactor
+    if reactor is None or reactor.pid != os.getpid():
+        reactor = _here.reactor = GeventReactor()
+    return reactor
+
+
+def _end_hub() -> None:
+    """Give this thread's hub back, and its reactor."""
+    reactor: GeventReactor | None = _here.__dict__.pop("reactor", None)
+    if reactor is not None:
+        reactor.close()
+    hub = get_hub_if_exists()
+    if hub is not None:
+        hub.destroy(destroy_loop=True)
 
 
 class _Waiter:
@@ -114,6 +138,7 @@ class GeventWebSocketClient(EventedClient, BlockingCalls):
         deflate: Deflate | None = None,
     ) -> None:
         self._hub_reactor = _current_reactor()
+        self._most_at_once = settings.write_limit
         super().__init__(environ, sock, settings, subprotocol, deflate, self._hub_reactor)
 
     # Waiting.
@@ -241,11 +266,21 @@ class GeventWebSocketClient(EventedClient, BlockingCalls):
             self._send_foreign(frame)
             return
         self._put(frame)
-        if self._unsent > self._most_unsent and current() is not self._hub_reactor.hub:
+        if self._unsent > self._most_at_once and current() is not self._hub_reactor.hub:
             self._wait_to_send()
+
+    def send_at_once(self) -> None:
+        """Have each message sent before ``send`` returns, and what has come meanwhile be read.
+
+        For a thread whose waiting does not let its hub run, since nothing is patched there.
+        """
+        self._most_at_once = 0
 
     def _wait_to_send(self) -> None:
         self.send_out()
+        if not self._most_at_once:
+            # The hub would go on with its callbacks, of which the next line adds one each time.
+            self._hub_reactor._turn()
         if self._unsent <= self._most_unsent:
             # A handler that only sends must let others run.
             gevent.sleep(0)
@@ -283,23 +318,44 @@ class GeventWebSocketMiddleware(BaseMiddleware):
         return None
 
     def prepare_worker(self) -> None:
-        worker_end().call_in_loop(_current_reactor().leave)
+        if loop_engine() == "gevent":
+            worker_end().call_in_loop(_current_reactor().leave)
         super().prepare_worker()
 
     def start(
         self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
     ) -> None:
-        client = self.make_client(opening)
-        try:
-            client.attach()
-        except OSError:
-            self.ended(client)
-            raise
+        if opening.holds:
+            self._hold(opening, handler, arguments)
+            return
+        client = self._attach(opening)
         # A plain greenlet: gevent's own class keeps a kilobyte about who started it.
         hub = get_hub()
         started = greenlet(self._run, hub)
         started.gr_context = opening.context.variables
         hub.loop.run_callback(started.switch, client, handler, arguments, opening.context)
+
+    def _attach(self, opening: Opening) -> Any:
+        client = self.make_client(opening)
+        try:
+            client.attach(opening.early)
+        except OSError:
+            self.ended(client)
+            raise
+        return client
+
+    def _hold(
+        self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
+    ) -> None:
+        """Run a handler in the request's own greenlet, or thread."""
+        had_hub = get_hub_if_exists() is not None
+        try:
+            client = self._attach(opening)
+            client.send_at_once()
+            opening.context.run(self._run, client, handler, arguments, opening.context)
+        finally:
+            if not had_hub:
+                _end_hub()
 
     def _run(
         self,

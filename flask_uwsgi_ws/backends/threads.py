@@ -23,7 +23,6 @@ import logging
 import os
 import select
 import socket
-import sys
 import threading
 import time
 from collections import deque
@@ -50,6 +49,7 @@ from ..middleware import NO_THREAD, BaseMiddleware, Opening
 from ..servers import loop_engine, threads_run
 from ..settings import LONGEST, Settings
 from ..sockets import RawSocket
+from ..unpatched import threads_are_patched
 
 _log = logging.getLogger(__name__)
 
@@ -200,14 +200,22 @@ class WebSocketClient(BaseClient, BlockingCalls):
             return
         except OSError:
             data = b""
-        connection = self._connection
         if not data:
-            connection.receive_eof()
+            self._connection.receive_eof()
             return
         if len(data) == size:
             self._read_size = min(size * 4, _READ_MOST)
         elif len(data) <= size // 8 and size > _READ_LEAST:
             self._read_size = size // 4
+        self._take_in(data)
+
+    def take_early(self, data: bytes) -> None:
+        """Take what the server has read; before anything else is."""
+        self._take_in(data)
+
+    def _take_in(self, data: bytes) -> None:
+        """Take what came. ``_reading`` is held."""
+        connection = self._connection
         self._heard = True
         self.bytes_received += len(data)
         self._inbox.extend(connection.receive_data(data))
@@ -704,9 +712,7 @@ class WebSocketMiddleware(BaseMiddleware):
     _warned = False
 
     def obstacle(self) -> str | None:
-        monkey = sys.modules.get("gevent.monkey")
-        patched = monkey is not None and monkey.is_module_patched("threading")
-        if patched or loop_engine() == "gevent":
+        if threads_are_patched() or loop_engine() == "gevent":
             return (
                 "WebSocket has a thread for each connection, which gevent's loop does not go "
                 "with; use GeventWebSocket, or start uWSGI without --gevent"
@@ -731,9 +737,11 @@ class WebSocketMiddleware(BaseMiddleware):
                 finally:
                     self.ended(client)
 
+        if opening.early:
+            client.take_early(opening.early)
         try:
             _attendant.add(client)
-            if threads_run():
+            if threads_run() and not opening.holds:
                 threading.Thread(
                     target=context.run, args=(run,), name=f"websocket {client.id}", daemon=True
                 ).start()
@@ -745,7 +753,8 @@ class WebSocketMiddleware(BaseMiddleware):
             context.close(error)
             self.ended(client)
             return
-        self._warn_of_no_threads()
+        if not opening.holds:
+            self._warn_of_no_threads()
         context.run(run)
 
     def _warn_of_no_threads(self) -> None:
