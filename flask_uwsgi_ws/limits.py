@@ -57,9 +57,17 @@ def limit_is_reached() -> bool:
 
 def mercy_warning(settings: Settings) -> str | None:
     """Say what is wrong where uWSGI would kill a worker before its connections have ended."""
-    mercy = _number(uwsgi_options(), "worker-reload-mercy", _MERCY)
+    return None if uwsgi_module() is None else short_mercy(settings, uwsgi_options())
+
+
+def short_mercy(settings: Settings, options: Mapping[str, Any]) -> str | None:
+    """Say what is wrong where options of uWSGI would kill a worker too early.
+
+    :param options: uWSGI's.
+    """
+    mercy = _number(options, "worker-reload-mercy", _MERCY)
     needed = settings.close_window + settings.close_timeout
-    if uwsgi_module() is None or mercy > needed:
+    if mercy > needed:
         return None
     return (
         f"uWSGI kills a worker {mercy} seconds after it told it to end, but close_window and "

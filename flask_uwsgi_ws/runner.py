@@ -1,4 +1,4 @@
-"""``app.run``: find uWSGI, build its command line, become it."""
+"""``app.run`` and ``flask uwsgi run``: find uWSGI, build its command line, become it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from flask import Flask
 
+from .program import ProgramError, examine
 from .servers import has_threads, threads_beside
 from .statistics import METRIC_OPTIONS
 
@@ -54,6 +55,9 @@ _DEFAULTS: Mapping[str, Any] = {
 
 _PLUGINS = ("plugins-dir", "plugin-dir", "need-plugin", "need-plugins", "plugin", "plugins")
 
+# Options that name an app; there is one already.
+_APPS = ("module", "wsgi", "wsgi-file", "file", "paste", "ini-paste", "ini-paste-logged")
+
 # With a bare flag in their place uWSGI would take the next option for the number.
 _NEEDS_NUMBER = ("gevent", "asyncio", "async", "threads", "processes", "workers")
 
@@ -78,9 +82,17 @@ def run(
         # "flask run" imports the module and serves the app itself.
         return
     try:
-        command = build_command(app, debug, host, port, uwsgi_binary, options)
+        become(build_command(app, debug, host, port, uwsgi_binary, options))
     except RunError as error:
         _fail(str(error))
+
+
+def become(command: list[str]) -> NoReturn:
+    """Print a command of uWSGI's and replace this process by it.
+
+    :param command: of :func:`build_command`.
+    :raises RunError: if it can not be run.
+    """
     print(f" * {shlex.join(command)}", file=sys.stderr, flush=True)
     for scheme in ("http", "https"):
         if f"--{scheme}" in command:
@@ -90,7 +102,9 @@ def run(
     try:
         os.execv(command[0], command)
     except OSError as error:
-        _fail(f"{command[0]} can not be run: {error.strerror}; set {BINARY} to a uWSGI that can")
+        raise RunError(
+            f"{command[0]} can not be run: {error.strerror}; set {BINARY} to a uWSGI that can"
+        ) from None
 
 
 def build_command(
@@ -100,9 +114,13 @@ def build_command(
     port: int,
     uwsgi_binary: str | None,
     options: Mapping[str, Any],
+    arguments: Sequence[str] = (),
+    location: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Build uWSGI's command line. The parameters are those of ``WebSocket.run``.
+    """Build uWSGI's command line. The other parameters are those of ``WebSocket.run``.
 
+    :param arguments: of a command line of uWSGI's, which come first as they are.
+    :param location: the options with which uWSGI finds the app; else those of :func:`locate`.
     :raises RunError: if something in it can not work.
     """
     if isinstance(debug, str):
@@ -111,13 +129,18 @@ def build_command(
         raise RunError(f"port {port!r} is not a port: give a number from 1 to 65535")
     debug = debug or debug_wanted()
     wanted = {name.replace("_", "-"): value for name, value in options.items()}
-    for engine in ("gevent", "asyncio", "async"):
-        if wanted.get(engine) and has_threads(wanted):
-            raise RunError(threads_beside(engine))
     binary = find_uwsgi(uwsgi_binary)
+    given = read_arguments(binary, arguments)
+    for name in _APPS:
+        if name in given:
+            raise RunError(f"{name} names another app than flask does; leave it out, or run uwsgi")
+    both = {**{name: values[-1] for name, values in given.items()}, **wanted}
+    for engine in ("gevent", "asyncio", "async"):
+        if both.get(engine) and has_threads(both):
+            raise RunError(threads_beside(engine))
     ssl_context = wanted.pop("ssl-context", None)
     merged: dict[str, Any] = {}
-    if not any(wanted.get(name) for name in _LISTENERS):
+    if not any(both.get(name) for name in _LISTENERS):
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         if ssl_context is None:
             merged["http"] = address
@@ -125,29 +148,53 @@ def build_command(
             merged["https"] = ",".join([address, *_certificate(ssl_context, host)])
     elif ssl_context is not None:
         raise RunError("ssl_context goes with host and port; leave the http option out")
-    if not any(wanted.get(name) for name in _LISTENERS if name not in {"http", "https"}):
+    if not any(both.get(name) for name in _LISTENERS if name not in {"http", "https"}):
         merged["http-websockets"] = True
     merged.update(_DEFAULTS)
     if debug:
         merged["env"] = [f"{DEBUG}=1"]
         merged["py-autoreload"] = 1
-    if sys.prefix != sys.base_prefix and not {"virtualenv", "venv", "home"} & wanted.keys():
+    if sys.prefix != sys.base_prefix and not {"virtualenv", "venv", "home"} & both.keys():
         merged["virtualenv"] = sys.prefix
-    if wanted.get("enable-metrics"):
+    if both.get("enable-metrics"):
         wanted["metric"] = [*METRIC_OPTIONS, *_as_list(wanted.get("metric"))]
+    merged = {name: value for name, value in merged.items() if name == "env" or name not in given}
+    location = dict(locate(app) if location is None else location)
     environment = merged.get("env", []) + _as_list(wanted.pop("env", None))
+    environment += _as_list(location.pop("env", None))
     merged.update(wanted)
     if environment:
         merged["env"] = environment
     # A plugin comes before the options that it brings.
     plugins = {name: merged[name] for name in _PLUGINS if name in merged}
-    arguments = list(_arguments({**plugins, **merged, **locate(app)}))
+    command = [binary, *arguments, *_arguments({**plugins, **merged, **location})]
     for name in _NEEDS_NUMBER:
         if merged.get(name) is True:
             raise RunError(f"{name} needs a number, for example {name.replace('-', '_')}=4")
-    _check_names(binary, merged)
+    _check_names(binary, merged, _plugins({**given, **wanted}))
+    _check_addresses(given)
     _check_addresses(merged)
-    return [binary, *arguments]
+    return command
+
+
+def read_arguments(binary: str, arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Give the options of a command line of uWSGI's, those of its files too.
+
+    :param binary: the uWSGI that reads them.
+    :raises RunError: for an option that it does not take.
+    """
+    if not arguments:
+        return {}
+    try:
+        return {name: list(values) for name, values in examine(binary, arguments).options.items()}
+    except ProgramError as error:
+        known = known_options(binary, [])
+        names = (re.match(r"--([\w-]+)", argument) for argument in arguments)
+        for name in (match[1] for match in names if match):
+            if known and name not in known:
+                hint = _hint(binary, name, known)
+                raise RunError(f"{binary} has no option {name!r}; {hint}") from None
+        raise RunError(f"{binary} does not take {shlex.join(arguments)}: {error}") from None
 
 
 def debug_wanted() -> bool:
@@ -239,8 +286,11 @@ def _arguments(options: Mapping[str, Any]) -> Iterator[str]:
                 yield str(item)
 
 
-def _check_names(binary: str, options: Mapping[str, Any]) -> None:
-    plugins = _as_list(options.get("plugin")) + _as_list(options.get("plugins"))
+def _plugins(options: Mapping[str, Any]) -> list[Any]:
+    return _as_list(options.get("plugin")) + _as_list(options.get("plugins"))
+
+
+def _check_names(binary: str, options: Mapping[str, Any], plugins: list[Any]) -> None:
     known = known_options(binary, plugins)
     if not known:
         # This uWSGI lists none; it will say itself what it does not know.
