@@ -135,7 +135,7 @@ def program_findings(binary: str, subject: Subject) -> Iterator[Finding]:
     yield from _engines(program, subject)
     yield from _python(binary, program, subject)
     if subject.arguments:
-        problems = list(_option_findings(program, _numbers(version), subject))
+        problems = list(option_findings(program, _numbers(version), subject))
         yield from problems or [Finding("OK", "options: nothing in them is known to be risky")]
 
 
@@ -286,9 +286,15 @@ def _inside(binary: str, program: Program, gevent: bool) -> str | None:
     return None if found[1] == "fine" else found[1]
 
 
-def _option_findings(
+def option_findings(
     program: Program, version: tuple[int, ...], subject: Subject
 ) -> Iterator[Finding]:
+    """Look at options of uWSGI's; give what is risky in them.
+
+    :param program: the uWSGI with its options.
+    :param version: its numbers.
+    :param subject: what it is to serve.
+    """
     options = program.options
     if "http-keepalive" in options:
         yield Finding(
