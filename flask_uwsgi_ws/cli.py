@@ -193,18 +193,20 @@ def install_command(yes: bool, allow_no_ssl: bool, force: bool) -> None:
     try:
         install.build(_progress)
     except install.BuildError as error:
+        _progress("It has failed")
         raise click.ClickException(str(error)) from None
-    finally:
-        _progress(None)
+    _progress(f"Installed {binary}")
     _tell(doctor.program_findings(binary, doctor.Subject()))
 
 
-def _progress(step: str | None) -> None:
-    """Show a step of the build: on a terminal in one line, which ends with ``None``."""
-    if sys.stdout.isatty():
-        click.echo("" if step is None else f"\r\033[K{step[:78]}", nl=step is None)
-    elif step is not None and not step.startswith(" "):
-        click.echo(step)
+def _progress(step: str) -> None:
+    """Show a step of the build; one within another on a terminal only, until the next."""
+    terminal = sys.stdout.isatty()
+    clear = "\r\033[K" if terminal else ""
+    if not step.startswith(" "):
+        click.echo(clear + step)
+    elif terminal:
+        click.echo(clear + step[:78], nl=False)
 
 
 def _tell(findings: Iterable[doctor.Finding]) -> None:

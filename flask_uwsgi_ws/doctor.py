@@ -8,7 +8,7 @@ import re
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,11 @@ from .servers import has_threads, threads_beside
 from .settings import Settings
 
 INSTALL = "'flask uwsgi install' builds one that has"
+
+# The engines that this package runs in, and the classes that do.
+_ENGINES = {"gevent": "GeventWebSocket", "asyncio": "AsyncioWebSocket"}
+
+_HTTP = {"http", "https", "http-socket", "http11-socket", "https-socket"}
 
 # The first uWSGI that runs Python threads without --enable-threads.
 _THREADS_SINCE = (2, 0, 22)
@@ -89,8 +94,13 @@ def findings(app: Flask | None, arguments: Sequence[str]) -> Iterator[Finding]:
     if app is not None:
         if EXTENSION in app.extensions:
             websocket: WebSocket = app.extensions[EXTENSION].websocket
-            subject = Subject(websocket, websocket.settings(app), arguments)
-            yield Finding("OK", f"app: {app.name}, with {subject.backend}")
+            subject = Subject(websocket, arguments=arguments)
+            try:
+                subject = replace(subject, settings=websocket.settings(app))
+            except ValueError as error:
+                yield Finding("FAIL", f"app: {error}")
+            else:
+                yield Finding("OK", f"app: {app.name}, with {subject.backend}")
         else:
             yield Finding(
                 "FAIL",
@@ -223,21 +233,19 @@ def _ssl(binary: str, program: Program) -> Finding:
 
 
 def _engines(program: Program, subject: Subject) -> Iterator[Finding]:
-    found = [name for name in ("gevent", "asyncio") if name in program.loops]
+    found = [name for name in _ENGINES if name in program.loops]
     if "asyncio" in found and "greenlet" not in program.plugins:
         found.remove("asyncio")
-    needed = {name for name in ("gevent", "asyncio") if _engine(program, name)}
-    if subject.backend == "GeventWebSocket":
-        needed.add("gevent")
-    if found:
-        yield Finding("OK", f"loop engines: {', '.join(found)}")
-    for name in ("gevent", "asyncio"):
-        if name not in found:
+    yield Finding("OK", f"loop engines: {', '.join(found) or 'none'}")
+    for name, users in _ENGINES.items():
+        if name in found:
+            continue
+        needed = _engine(program, name) or subject.backend == "GeventWebSocket" == users
+        if needed or subject.backend in {"", users}:
             yield Finding(
-                "FAIL" if name in needed else "WARN",
-                f"loop engine {name} is not built in: {INSTALL} it; "
-                + ("GeventWebSocket" if name == "gevent" else "'uwsgi --asyncio'")
-                + " needs it",
+                "FAIL" if needed else "WARN",
+                f"loop engine {name} is not built in, which {users} "
+                f"{'needs' if name == 'gevent' else 'can use'}: {INSTALL} it",
             )
 
 
@@ -308,6 +316,14 @@ def option_findings(
         )
     if {"http", "https"} & options.keys() and "http-websockets" not in options:
         yield Finding("FAIL", "http without http-websockets loses every message; add it")
+    if {"socket", "uwsgi-socket"} & options.keys() and not (
+        _HTTP & options.keys() or _last(options, "protocol", "") == "http"
+    ):
+        yield Finding(
+            "FAIL",
+            "socket: its protocol, nginx's uwsgi_pass, carries no WebSockets; use http-socket, and "
+            "proxy_pass with the Upgrade headers",
+        )
     threads = {"threads": _last(options, "threads", "")}
     for name in ("gevent", "asyncio", "async"):
         if _engine(program, name) and has_threads(threads):

@@ -306,7 +306,7 @@ def _hint(binary: str, name: str, known: set[str]) -> str:
     if name in {"asyncio", "greenlet"}:
         return (
             "it was built without the asyncio loop; leave asyncio and greenlet out, and "
-            "AsyncioWebSocket has a loop of its own"
+            "AsyncioWebSocket has a loop of its own, or build it: flask uwsgi install"
         )
     if name in {"https", "gevent"}:
         lacking = "SSL" if name == "https" else name

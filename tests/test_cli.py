@@ -399,6 +399,7 @@ GOOD = "--master --die-on-term --single-interpreter --listen 1024 --http :1 --ht
         (GeventWebSocket, f"{GOOD} --gevent 9 --threads 4", "FAIL", "leave threads out"),
         (AsyncioWebSocket, f"{GOOD} --asyncio 9", "FAIL", "asyncio without greenlet"),
         (WebSocket, "--master --mount /a=a --mount /b=b", "FAIL", "add single-interpreter"),
+        (WebSocket, "--master --socket :1", "FAIL", "carries no WebSockets"),
         (WebSocket, "--http-socket :1", "WARN", "no master"),
         (WebSocket, "--http-socket :1 --master", "WARN", "no die-on-term"),
         (WebSocket, f"{GOOD} --worker-reload-mercy 3", "WARN", "longer --worker-reload-mercy"),
@@ -502,12 +503,27 @@ def test_wheel_has_no_ssl_and_one_loop_engine(tmp_path: Path) -> None:
     assert "FAIL  options: " in said
 
 
+def test_uwsgi_of_another_python_is_named(tmp_path: Path) -> None:
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    other = next(version for version in ("3.12", "3.13") if version != here)
+    start = [str(ROOT / "tests" / "python"), other]
+    if subprocess.run([*start, "-c", ""], check=False).returncode:
+        pytest.skip(f"Python {other} is not here")
+    subprocess.run([*start, "-m", "venv", tmp_path / "other"], check=True)
+    scripts = tmp_path / "other" / "bin"
+    subprocess.run([scripts / "pip", "install", "--quiet", "pyuwsgi"], check=True)
+    said = doctor(tmp_path, FLASK_UWSGI_BINARY=str(scripts / "uwsgi"))[1]
+    assert f"FAIL  Python {other}" in said
+    assert f"the packages here are for {here}: 'flask uwsgi install' builds one" in said
+
+
 @pytest.mark.skipif(not os.path.exists(DEBIAN), reason="Debian's uWSGI is not here")
 def test_old_uwsgi_without_engines_threads_or_python(tmp_path: Path) -> None:
     environment = {"FLASK_UWSGI_BINARY": DEBIAN}
     write(tmp_path, "GeventWebSocket", end=VARIABLE)
     said = doctor(tmp_path, app="site_cli", **environment)[1]
     assert "FAIL  loop engine gevent is not built in" in said
+    assert "loop engine asyncio" not in said
     assert "FAIL  no Python in it" in said
     assert "--plugin python3" in said
     said = doctor(tmp_path, "--", "--plugin", "python3", "--master", **environment)[1]
@@ -540,7 +556,9 @@ def test_app_that_is_broken_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import no_such_module\n")
     (tmp_path / "raises.py").write_text("1 / 0\n")
     (tmp_path / "plain.py").write_text("from flask import Flask\napp = Flask(__name__)\n")
+    write(tmp_path, end=f"{VARIABLE}app.config['UWSGI_WEBSOCKET_MAX_SIZE'] = 'big'\n")
     for app, expected in (
+        ("site_cli", "UWSGI_WEBSOCKET_MAX_SIZE (max_size) is 'big'"),
         ("broken", "no_such_module"),
         ("raises", "ZeroDivisionError"),
         ("nowhere", "Could not import 'nowhere'"),
@@ -572,6 +590,14 @@ def test_what_the_build_lacks_is_said(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "apt-get install libssl-dev" in result.stdout
     assert "a C compiler" not in result.stdout
+
+
+def test_build_that_fails_says_what_pip_said(tmp_path: Path) -> None:
+    result = flask("uwsgi", "install", "--force", cwd=tmp_path, PIP_NO_INDEX="1")
+    assert result.returncode == 1
+    assert "Building uWSGI with Python, gevent, asyncio and greenlet" in result.stdout
+    assert "No matching distribution found for uwsgi" in result.stdout
+    assert "Traceback" not in result.stdout
 
 
 def test_python_of_the_system_is_left_alone(tmp_path: Path) -> None:
