@@ -304,6 +304,9 @@ def option_findings(
     :param subject: what it is to serve.
     """
     options = program.options
+    if "emperor" in options:
+        yield Finding("OK", "options: an emperor's; look at each of its vassals")
+        return
     if "http-keepalive" in options:
         yield Finding(
             "WARN", "http-keepalive: it has broken WebSockets behind uWSGI's router; leave it out"

@@ -1,7 +1,8 @@
 """What a uWSGI program is, and what its options come to, as it says itself.
 
 It is asked to show what it has read and then to take a clock that there is none of, at which
-uWSGI ends before it listens, starts a process or loads an app.
+uWSGI ends before it listens, starts a process or loads an app. What options tell it to run as soon
+as possible (``--exec-asap``, ``--hook-asap``) is run.
 """
 
 from __future__ import annotations
