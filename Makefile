@@ -13,8 +13,8 @@ OPERATIONS := $(addprefix tests/test_,configs.py ending.py ending_handlers.py id
 PARALLEL := --numprocesses 4 --dist worksteal
 SOURCES := setup.py pyproject.toml $(wildcard flask_uwsgi_ws/*.p* flask_uwsgi_ws/backends/*.p*)
 
-.PHONY: run test test-operations test-all smoke style types coverage conformance conformance-quick \
-    bench bench-quick bench-workers idle reload soak fuzz fuzz-differential asan clean
+.PHONY: run test test-operations test-all smoke style types coverage docs conformance \
+    conformance-quick bench bench-quick bench-workers idle reload soak fuzz fuzz-differential asan clean
 
 run: .venv/installed
 	$(BIN)/python examples/$(EXAMPLE)/$(firstword $(subst -, ,$(EXAMPLE))).py
@@ -44,6 +44,11 @@ types: .venv/tools .venv/installed
 coverage: .venv/tools .venv/installed build/pyuwsgi/installed build/uncompiled/installed \
     build/traced/installed build/py3.13/installed
 	tests/coverage
+
+# From the uncompiled form, since the compiled one has lost the comments on its attributes.
+docs: .venv/docs .venv/installed build/uncompiled/installed
+	tests/uncompiled $(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html is the documentation"
 
 conformance: .venv/installed
 	$(BIN)/python tests/conformance $(ARGS)
@@ -103,6 +108,10 @@ clean:
 
 .venv/tools: .venv/bin/python pyproject.toml
 	$(BIN)/pip install --quiet --group test --group style --group types
+	touch $@
+
+.venv/docs: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --group docs
 	touch $@
 
 build/uncompiled/installed: .venv/bin/python $(SOURCES)

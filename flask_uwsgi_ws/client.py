@@ -85,8 +85,9 @@ class BaseClient:
         self.route = ""
         #: Why we gave the client up: ``"slow"``, ``"ping timeout"``, or not at all.
         self.dropped = ""
-        #: Bytes so far, of control frames too.
+        #: Bytes that the client has sent so far, with those of frames and control frames.
         self.bytes_received = 0
+        #: Bytes that have been sent to the client so far, counted alike.
         self.bytes_sent = 0
 
     @property

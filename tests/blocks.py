@@ -31,6 +31,7 @@ from pathlib import Path
 #: Directives that hold no code.
 PROSE = frozenset(
     (
+        "attribute",
         "autoattribute",
         "autoclass",
         "autodata",
@@ -45,6 +46,7 @@ PROSE = frozenset(
         "list-table",
         "note",
         "only",
+        "raw",
         "rubric",
         "tip",
         "toctree",
