@@ -39,6 +39,7 @@ PROSE = frozenset(
         "autofunction",
         "automethod",
         "automodule",
+        "container",
         "currentmodule",
         "figure",
         "image",
