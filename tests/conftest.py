@@ -13,8 +13,9 @@ from typing import Any
 import hypothesis
 import pytest
 from endings import Reloading, serve_all_modes
+from example import Example, Open
 from modes import BACKENDS, MODES, SHAREDAREA, Mode
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from uwsgi_server import Server
 
 import flask_uwsgi_ws.frames
@@ -61,6 +62,7 @@ def pytest_runtest_makereport(
 def _every_server_stops() -> Iterator[None]:
     yield
     Server.wait_for_the_stopped()
+    Example.wait_for_the_stopped()
 
 
 CELLS = {
@@ -194,3 +196,23 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def open_window(browser: Browser) -> Iterator[Open]:
+    """Opens windows of people who share nothing, and sees that no script fails in them."""
+    contexts = []
+    errors: list[str] = []
+
+    def open_window(url: str, **options: Any) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(url)
+        return page
+
+    yield open_window
+    for context in contexts:
+        context.close()
+    assert not errors

@@ -7,115 +7,27 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from playwright.sync_api import Browser, Locator, Page, TimeoutError, WebSocketRoute, expect
-from uwsgi_server import ROOT, free_port, uwsgi_command, wait_for_port, wait_for_uwsgi
-
-EXAMPLES = ROOT / "examples"
-CONFIGS = ROOT / "uwsgi-configs"
+from example import (
+    Example,
+    Open,
+    expect_connected,
+    overhanging,
+    try_now,
+    wait_until,
+)
+from playwright.sync_api import Locator, Page, WebSocketRoute, expect
+from uwsgi_server import free_port, wait_for_port
 
 # By the ends of their folders' names.
 BACKENDS = {"threads": "", "gevent": "-gevent", "asyncio": "-asyncio"}
-
-expect.set_options(timeout=20_000)
-
-
-class Example:
-    """A running example.
-
-    :param name: of its folder, which begins with that of its script.
-    :param log: the file that gets what it prints.
-    :param config: the file in ``uwsgi-configs`` to run it with; else it runs itself.
-    :param kind: the uWSGI to do so, see :func:`uwsgi_server.uwsgi_command`.
-    :param env: environment variables besides those of the test.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        log: Path,
-        config: str | None = None,
-        kind: str = "uwsgi",
-        env: dict[str, str] | None = None,
-    ) -> None:
-        program = name.split("-")[0]
-        self.log = log
-        self.port = free_port()
-        self.url = f"http://localhost:{self.port}/"
-        self.env = {key: value for key, value in os.environ.items() if "FLASK" not in key}
-        self.command = [sys.executable, str(EXAMPLES / name / f"{program}.py")]
-        self.runs_itself = config is None
-        if config is not None:
-            uwsgi, env_of_uwsgi = uwsgi_command(kind)
-            address = f"address=localhost:{self.port}"
-            stats = f"stats={log.parent / 'stats.sock'}"
-            settings = ["--set", address, "--set", stats, "--set", f"example={program}"]
-            self.command = [*uwsgi, *settings, "--ini", str(CONFIGS / config)]
-            self.env |= {key: value for key, value in env_of_uwsgi.items() if "FLASK" not in key}
-        self.env |= {"PORT": str(self.port), **(env or {})}
-
-    def __enter__(self) -> Example:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            _stopping.append(self)
-        # Shown if the test has failed.
-        print(self.printed())
-        assert not re.search("Traceback|never retrieved", self.printed())
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            # In a group of its own: a killed master leaves its workers behind.
-            self.process = subprocess.Popen(
-                self.command, env=self.env, stdout=log, stderr=log, start_new_session=True
-            )
-        try:
-            (wait_for_uwsgi if self.runs_itself else wait_for_port)(self.port, self.process)
-        except RuntimeError as error:
-            self.kill()
-            pytest.fail(f"{self.command} does not start: {error}\n{self.printed()}")
-
-    def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
-
-    def printed(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def worker(self) -> int:
-        """Give the pid of its one worker process."""
-        return int(re.findall(r"uWSGI worker 1 \((?:new )?pid: (\d+)", self.printed())[-1])
-
-
-# Those that were told to, which need not be waited for one by one.
-_stopping: list[Example] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _every_example_stops() -> Iterator[None]:
-    yield
-    late = []
-    for example in _stopping:
-        try:
-            example.process.wait(15)
-        except subprocess.TimeoutExpired:
-            example.kill()
-            late.append(f"{example.command} did not stop:\n{example.printed()}")
-    _stopping.clear()
-    assert not late
 
 
 class Redis:
@@ -151,13 +63,6 @@ class Redis:
     def channels(self) -> set[str]:
         """Name those that somebody is subscribed to."""
         return {name.decode().removeprefix("pubsub:") for name in self.client.pubsub_channels()}
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
@@ -205,45 +110,11 @@ def pubsub(redis_server: Redis, tmp_path: Path) -> Iterator[Example]:
         yield example
 
 
-Open = Callable[..., Page]
-
-
-@pytest.fixture
-def open_window(browser: Browser) -> Iterator[Open]:
-    """Opens windows of people who share nothing, and sees that no script fails in them."""
-    contexts = []
-    errors: list[str] = []
-
-    def open_window(url: str, **options: Any) -> Page:
-        context = browser.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(url)
-        return page
-
-    yield open_window
-    for context in contexts:
-        context.close()
-    assert not errors
-
-
 def join(page: Page, name: str) -> Page:
     page.get_by_label("Your name").fill(name)
     page.get_by_label("Your name").press("Enter")
     expect_connected(page)
     return page
-
-
-def expect_connected(page: Page) -> None:
-    # Looks again sooner than expect does.
-    page.get_by_text("Connected", exact=True).wait_for()
-
-
-def try_now(page: Page) -> None:
-    # The page may have come back by itself, and then there is no such button any more.
-    with suppress(TimeoutError):
-        page.get_by_role("button", name="Try now").click(timeout=2000)
 
 
 def composer(page: Page) -> Locator:
@@ -263,19 +134,6 @@ def said(page: Page, text: str) -> Locator:
 
 def people(page: Page) -> Locator:
     return page.locator("#names bdi")
-
-
-def overhanging(page: Page, width: int) -> list[str]:
-    """Find what does not fit in a width, and so would make the page scroll sideways."""
-    found: list[str] = page.evaluate(
-        """(width) => [...document.querySelectorAll(":root, body, body *")]
-            .filter((each) => each.checkVisibility())
-            .filter((each) => each.getBoundingClientRect().right > width
-                || each.matches(":root, body, #log") && each.scrollWidth > width)
-            .map((each) => each.cloneNode(false).outerHTML)""",
-        width,
-    )
-    return found
 
 
 def exchange(page: Page, messages: list[Any], path: str = "chat") -> list[dict[str, Any]]:
