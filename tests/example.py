@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from playwright.sync_api import Page, TimeoutError, expect
@@ -146,3 +146,39 @@ def overhanging(page: Page, width: int) -> list[str]:
         width,
     )
     return found
+
+
+def exchange(page: Page, messages: list[Any], path: str = "chat") -> list[dict[str, Any]]:
+    """Send messages on a WebSocket of their own, each after the answer to the one before.
+
+    A list is sent as a binary message of these bytes, an object as JSON; for ``None`` nothing is
+    sent, but another answer waited for.
+    """
+    answers: list[dict[str, Any]] = page.evaluate(
+        """async ([messages, path]) => {
+            const socket = new WebSocket(new URL(path, location.href.replace(/^http/, "ws")));
+            await new Promise((resolve) => { socket.onopen = resolve; });
+            const answers = [];
+            let wake = () => {};
+            socket.onmessage = ({ data }) => { answers.push(JSON.parse(data)); wake(); };
+            let wanted = 0;
+            for (const message of messages) {
+                wanted += 1;
+                const answer = new Promise((resolve, reject) => {
+                    wake = () => { if (answers.length >= wanted) resolve(); };
+                    socket.onclose = ({ code }) => reject(new Error(`closed with ${code}`));
+                });
+                if (message !== null) {
+                    socket.send(Array.isArray(message) ? new Uint8Array(message)
+                        : typeof message === "object" ? JSON.stringify(message) : message);
+                }
+                wake();
+                await answer;
+            }
+            socket.onclose = null;
+            socket.close();
+            return answers;
+        }""",
+        [messages, path],
+    )
+    return answers

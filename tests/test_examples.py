@@ -18,6 +18,7 @@ import redis
 from example import (
     Example,
     Open,
+    exchange,
     expect_connected,
     overhanging,
     try_now,
@@ -134,34 +135,6 @@ def said(page: Page, text: str) -> Locator:
 
 def people(page: Page) -> Locator:
     return page.locator("#names bdi")
-
-
-def exchange(page: Page, messages: list[Any], path: str = "chat") -> list[dict[str, Any]]:
-    """Send messages on a WebSocket of their own, each after the answer to the one before.
-
-    A list is sent as a binary message of these bytes, an object as JSON.
-    """
-    answers: list[dict[str, Any]] = page.evaluate(
-        """async ([messages, path]) => {
-            const socket = new WebSocket(new URL(path, location.href.replace(/^http/, "ws")));
-            await new Promise((resolve) => { socket.onopen = resolve; });
-            const answers = [];
-            for (const message of messages) {
-                const answer = new Promise((resolve, reject) => {
-                    socket.onmessage = ({ data }) => resolve(JSON.parse(data));
-                    socket.onclose = ({ code }) => reject(new Error(`closed with ${code}`));
-                });
-                socket.send(Array.isArray(message) ? new Uint8Array(message)
-                    : typeof message === "object" ? JSON.stringify(message) : message);
-                answers.push(await answer);
-            }
-            socket.onclose = null;
-            socket.close();
-            return answers;
-        }""",
-        [messages, path],
-    )
-    return answers
 
 
 def expect_echo(page: Page) -> None:
