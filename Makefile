@@ -102,7 +102,7 @@ clean:
 
 .venv/installed: .venv/bin/python $(SOURCES)
 	@echo "Installing the package and building uWSGI, which takes about a minute"
-	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[gevent,asyncio,redis]'
+	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[gevent,asyncio,redis,login]'
 	tests/uwsgi $(BIN)
 	touch $@
 
@@ -124,7 +124,7 @@ build/py%/bin/python:
 	build/py$*/bin/pip install --quiet --upgrade pip
 
 build/py%/installed: build/py%/bin/python $(SOURCES) pyproject.toml
-	build/py$*/bin/pip install --quiet --group test '.[gevent,asyncio,redis]'
+	build/py$*/bin/pip install --quiet --group test '.[gevent,asyncio,redis,login]'
 	tests/uwsgi build/py$*/bin
 	touch $@
 

@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 import pytest
 from playwright.sync_api import Page, TimeoutError, expect
 from uwsgi_server import ROOT, free_port, uwsgi_command, wait_for_port, wait_for_uwsgi
+from websockets.exceptions import ConnectionClosedError
+from websockets.sync.client import ClientConnection
 
 EXAMPLES = ROOT / "examples"
 CONFIGS = ROOT / "uwsgi-configs"
@@ -182,3 +184,11 @@ def exchange(page: Page, messages: list[Any], path: str = "chat") -> list[dict[s
         [messages, path],
     )
     return answers
+
+
+def close_code(client: ClientConnection) -> int | None:
+    """Read to the end, and give the code it has."""
+    with suppress(ConnectionClosedError):
+        for _ in client:
+            pass
+    return client.close_code

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from example import Example, Open, overhanging, wait_until
+from example import Example, Open, close_code, overhanging, wait_until
 from playwright.sync_api import Page, expect
-from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import ClientConnection, connect
 
 HELLO, STROKE, CLEAR, FULL = range(4)
@@ -52,14 +50,6 @@ def people(message: bytes) -> int:
 def wait_for_people(board: ClientConnection, number: int) -> None:
     while people(read(board)) != number:
         pass
-
-
-def close_code(board: ClientConnection) -> int | None:
-    """Read to the end, and give the code it has."""
-    with suppress(ConnectionClosedError):
-        for _ in board:
-            pass
-    return board.close_code
 
 
 def stroke(*points: tuple[int, int], colour: int = 1, width: int = 8, author: int = 0) -> bytes:
