@@ -14,7 +14,8 @@ PARALLEL := --numprocesses 4 --dist worksteal
 SOURCES := setup.py pyproject.toml $(wildcard flask_uwsgi_ws/*.p* flask_uwsgi_ws/backends/*.p*)
 
 .PHONY: run test test-operations test-all smoke style types coverage docs conformance \
-    conformance-quick bench bench-quick bench-workers idle reload soak fuzz fuzz-differential asan clean
+    conformance-quick bench bench-quick bench-workers idle reload screenshots soak fuzz \
+    fuzz-differential asan clean
 
 run: .venv/installed
 	$(BIN)/python examples/$(EXAMPLE)/$(firstword $(subst -, ,$(EXAMPLE))).py
@@ -72,6 +73,10 @@ bench-workers: .venv/tools .venv/installed
 # Connections that are idle for 150 s behind nginx and uWSGI's router, with their defaults.
 idle: .venv/tools .venv/installed
 	$(BIN)/python tests/idle.py
+
+# The pictures of the examples' READMEs; ARGS="chat login" for some.
+screenshots: .venv/tools .venv/installed
+	PYTHONPATH=tests $(BIN)/python tests/screenshots.py $(ARGS)
 
 # Clients that come, talk and vanish at random; ARGS='--minutes 30 --clients 1000' for the whole.
 soak: .venv/tools .venv/installed
