@@ -94,6 +94,14 @@ def choose(page: Page, **files: bytes) -> None:
     )
 
 
+def choose_large(page: Page, path: Path, size: int) -> None:
+    """Choose a file of zeros that is too large to go to the browser by way of the test."""
+    with path.open("wb") as file:
+        file.truncate(size)
+    expect_connected(page)
+    page.locator("#files").set_input_files(path)
+
+
 def item(page: Page, name: str) -> Locator:
     return page.get_by_role("listitem").filter(has=page.get_by_text(name, exact=True))
 
@@ -161,14 +169,18 @@ def test_file_that_has_arrived_when_it_is_cancelled_is_kept(
     assert upload.with_end("b.bin") == b"the next"
 
 
-def test_limits_are_told_and_the_next_file_goes_on(upload: Uploads, open_window: Open) -> None:
+def test_limits_are_told_and_the_next_file_goes_on(
+    upload: Uploads, open_window: Open, tmp_path: Path
+) -> None:
     page = open_window(upload.url)
-    choose(page, **{"large.bin": bytes(30_000_001), "small.bin": b"words"})
+    choose_large(page, tmp_path / "large.bin", 30_000_001)
+    choose(page, **{"small.bin": b"words"})
     expect(item(page, "large.bin").get_by_role("alert")).to_have_text(
         "The file is too large: 30,000,000 bytes at most."
     )
     expect(item(page, "small.bin")).to_contain_text("arrived")
-    (upload.folder / "others").write_bytes(bytes(69_000_000))
+    with (upload.folder / "others").open("wb") as file:
+        file.truncate(69_000_000)
     choose(page, **{"more.bin": bytes(1_000_000)})
     expect(item(page, "more.bin").get_by_role("alert")).to_have_text(
         "The server has no room for the file."
@@ -246,7 +258,7 @@ def test_bad_messages_are_refused_and_cost_nothing_else(upload: Uploads, open_wi
     assert upload.files() == []
 
 
-def test_server_holds_no_file_in_memory(upload: Uploads, open_window: Open) -> None:
+def test_server_holds_no_file_in_memory(upload: Uploads, open_window: Open, tmp_path: Path) -> None:
     def most() -> int:
         status = Path(f"/proc/{upload.worker()}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
@@ -255,7 +267,7 @@ def test_server_holds_no_file_in_memory(upload: Uploads, open_window: Open) -> N
     choose(page, **{"small.bin": bytes(PIECE)})
     expect(page.get_by_text("1 of 1 file has arrived.")).to_be_visible()
     before = most()
-    choose(page, **{"large.bin": bytes(30_000_000)})
+    choose_large(page, tmp_path / "large.bin", 30_000_000)
     expect(page.get_by_text("2 of 2 files have arrived.")).to_be_visible()
     assert most() - before < 10_000_000
 
