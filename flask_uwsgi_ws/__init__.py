@@ -3,11 +3,6 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .backends.threads import WebSocketClient, WebSocketMiddleware
-from .exceptions import ConnectionClosed
-from .extension import WebSocket
-from .views import WebSocketView
-
 if TYPE_CHECKING:
     from .backends.asyncio import (
         AsyncioWebSocket,
@@ -15,6 +10,10 @@ if TYPE_CHECKING:
         AsyncioWebSocketMiddleware,
     )
     from .backends.gevent import GeventWebSocket, GeventWebSocketClient, GeventWebSocketMiddleware
+    from .backends.threads import WebSocketClient, WebSocketMiddleware
+    from .exceptions import ConnectionClosed
+    from .extension import WebSocket
+    from .views import WebSocketView
 
 __all__ = [
     "AsyncioWebSocket",
@@ -31,14 +30,26 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
+_MODULES = {
+    "ConnectionClosed": "exceptions",
+    "WebSocket": "extension",
+    "WebSocketClient": "backends.threads",
+    "WebSocketMiddleware": "backends.threads",
+    "WebSocketView": "views",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """Import a backend when it is asked for, since not everybody has gevent."""
+    """Import what is asked for.
+
+    Not everybody has gevent, and pytest, which imports the package at its start, must not import
+    what a test's gevent has to patch first.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     backend = "gevent" if name.startswith("Gevent") else "asyncio"
     try:
-        module = importlib.import_module(f".backends.{backend}", __name__)
+        module = importlib.import_module(f".{_MODULES.get(name, f'backends.{backend}')}", __name__)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in {"gevent", "greenlet"}:
             raise

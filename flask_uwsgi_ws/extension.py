@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from flask import Blueprint, Flask, current_app, has_app_context
@@ -25,6 +25,11 @@ from .middleware import BaseMiddleware
 from .servers import has_threads, loop_engine, threads_beside, uwsgi_module, uwsgi_options
 from .settings import Settings, unknown_names
 from .statistics import Statistics
+
+if TYPE_CHECKING:
+    from flask.testing import FlaskClient
+
+    from .testing import WebSocketTestClient
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 HookType = TypeVar("HookType", bound=Hook)
@@ -314,6 +319,28 @@ class WebSocket:
         if uwsgi_module() is None:
             options = {**options, **self.uwsgi_defaults(options)}
             runner.run(app, debug, host, port, uwsgi_binary, options)
+
+    def test_client(
+        self, flask_client: FlaskClient | None = None, timeout: float | None = None
+    ) -> WebSocketTestClient:
+        """Make a client for tests, which needs no server and no port.
+
+        :param flask_client: an ``app.test_client()``, whose cookies are sent and set; a new one
+            of the app by default.
+        :param timeout: seconds that its calls wait where they are not told; 10 by default.
+        :raises RuntimeError: if it can not be told which app is meant.
+        """
+        from .testing import TIMEOUT, WebSocketTestClient
+
+        if flask_client is None:
+            apps = list(self._apps)
+            if len(apps) != 1:
+                raise RuntimeError(
+                    f"this WebSocket serves {len(apps)} apps; say which: "
+                    "websocket.test_client(app.test_client())"
+                )
+            flask_client = apps[0].test_client()
+        return WebSocketTestClient(flask_client, TIMEOUT if timeout is None else timeout)
 
     @staticmethod
     def _debug(app: Flask) -> None:

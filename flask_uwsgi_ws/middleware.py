@@ -18,7 +18,7 @@ from .ending import reason, worker_end
 from .exceptions import ConnectionClosed
 from .handshake import Answer, Handshake, is_handshake, negotiate, refusal
 from .logs import log_closed, log_opened
-from .servers import Handover, plain_socket, refusal_here, take_connection
+from .servers import TEST_FAILED, Handover, plain_socket, refusal_here, take_connection
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -256,6 +256,9 @@ class BaseMiddleware:
         self.websocket.clients.count_handler_error()
         got_request_exception.send(self.app, _async_wrapper=self.app.ensure_sync, exception=error)
         self.app.logger.error("WebSocket handler failed: %r", client, exc_info=error)
+        tell_test = client.environ.get(TEST_FAILED)
+        if tell_test is not None:
+            tell_test(error)
         return 1011, "internal error"
 
     def turned_away(self, error: Exception) -> None:

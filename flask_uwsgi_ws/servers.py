@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 from .handshake import Answer, refusal
 from .unpatched import unpatched
 
-#: Where ``testing.py`` puts the socket of a connection in the environ.
-TEST_SOCKET = "flask_uwsgi_ws.socket"
+#: Where ``testing.py`` puts the socket of a connection in the environ, and what to call with an
+#: exception of the handler.
+TEST_SOCKET, TEST_FAILED = "flask_uwsgi_ws.socket", "flask_uwsgi_ws.failed"
 
 _WERKZEUG_SOCKET = "werkzeug.socket"
 
@@ -232,7 +233,7 @@ def _shut_down(sock: socket.socket) -> None:
 
 
 def _obstacle_in_werkzeug(environ: Mapping[str, Any]) -> str | None:
-    if hasattr(_held_socket(environ), "getpeercert"):
+    if hasattr(environ.get(_WERKZEUG_SOCKET), "getpeercert"):
         return (
             "flask run keeps the connection inside TLS; leave --cert out, or start the app with "
             "app.run(ssl_context='adhoc')"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import websocket as websocket_client
 from flask_run import BACKENDS, FlaskRun
-from peers import close_of, ended, eventually, more, open_client
+from peers import close_of, ended, eventually, leaves_nothing, open_client
 from playwright.sync_api import Browser
 from raw import RawClient, frame
 from websockets.exceptions import ConnectionClosed
@@ -145,12 +145,8 @@ def test_connections_leave_nothing_behind(running: FlaskRun) -> None:
                 ws.send("x")
                 ws.recv(timeout=10)
 
-    use()
-    before = running.left()
-    use()
     # gevent keeps a greenlet of each hub that it destroys.
-    grown = {name: count for name, count in more(running, before).items() if name != "greenlets"}
-    assert not grown
+    leaves_nothing(running, use, besides="greenlets")
 
 
 def test_browser_talks_to_the_echo(running: FlaskRun, browser: Browser) -> None:
@@ -166,6 +162,15 @@ def test_browser_talks_to_the_echo(running: FlaskRun, browser: Browser) -> None:
     )
     page.close()
     assert answer == ["from Chromium", 4000, True]
+
+
+def test_thread_that_closes_a_client_whose_handler_has_ended_gets_no_error(
+    running: FlaskRun,
+) -> None:
+    with open_client(running, "/register/late") as ws, open_client(running, "/close-other/late"):
+        for _ in ws:
+            pass
+    assert eventually(lambda: running.left()["registry"] == 0)
 
 
 def test_log_tells_of_the_connections_and_of_no_trouble(running: FlaskRun) -> None:

@@ -6,6 +6,7 @@ In a server whose requests are threads and last as long as the handler, each has
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import socket
 import time
@@ -71,7 +72,9 @@ class GeventReactor(Reactor):
         self.call(self.send_all)
 
     def call_from_thread(self) -> None:
-        self._async.send()
+        # The hub is gone where a request held its thread, and has ended.
+        with contextlib.suppress(ValueError):
+            self._async.send()
 
     def close(self) -> None:
         """Give all back, when there are no connections any more."""
