@@ -167,10 +167,15 @@ def test_browser_talks_to_the_echo(running: FlaskRun, browser: Browser) -> None:
 def test_thread_that_closes_a_client_whose_handler_has_ended_gets_no_error(
     running: FlaskRun,
 ) -> None:
-    with open_client(running, "/register/late") as ws, open_client(running, "/close-other/late"):
-        for _ in ws:
-            pass
+    before = running.noise()
+    for _ in range(5):
+        with open_client(running, "/register/late") as ws:
+            ws.send("ready")
+            ws.recv(timeout=10)
+            with open_client(running, "/close-other/late"), pytest.raises(ConnectionClosed):
+                ws.recv(timeout=10)
     assert eventually(lambda: running.left()["registry"] == 0)
+    assert running.noise() == before
 
 
 def test_log_tells_of_the_connections_and_of_no_trouble(running: FlaskRun) -> None:
