@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from http.cookies import SimpleCookie
 from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from flask_run import FlaskRun
 from modes import BACKENDS, MODES
 from peers import eventually, open_client
 from raw import RawClient
-from uwsgi_server import Server
+from uwsgi_server import APPS, Server
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
 
+CLASSES = ("WebSocket", "GeventWebSocket", "AsyncioWebSocket")
+SERVERS: dict[str, Callable[[], Server]] = {
+    **{name: partial(MODES[name].serve, app="features") for name in BACKENDS},
+    **{
+        f"flask-run-{name}": partial(FlaskRun, "features", env={"BACKEND": name})
+        for name in CLASSES
+    },
+}
 
-@pytest.fixture(params=BACKENDS, scope="module")
+
+@pytest.fixture(params=SERVERS, scope="module")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    with MODES[request.param].serve(app="features") as running:
+    with SERVERS[request.param]() as running:
         yield running
 
 
@@ -347,6 +361,57 @@ def test_url_for(server: Server) -> None:
         "external": f"ws://{server.address}/bp/echo/de?more=1",
         "path": "/bp/echo/de",
     }
+
+
+# The test client.
+
+IN_TEST_CLIENT = """
+import pytest
+from features import app, websocket
+from flask_uwsgi_ws.testing import HandshakeRefused
+
+app.testing = True
+browser = app.test_client()
+client = websocket.test_client(browser)
+with client.connect("/context?number=7", headers={"X-Header": "head"}) as ws:
+    ws.send("one")
+    told = ws.receive_json()
+    assert (told["number"], told["header"], told["rule"]) == ("7", "head", "/context"), told
+for path, status in (("/private", 401), ("/context?before=own", 418), ("/context?hook=abort", 403)):
+    with pytest.raises(HandshakeRefused) as caught:
+        client.connect(path)
+    assert caught.value.response.status_code == status
+with client.connect("/context?hook=choose", subprotocols=["v1", "v9"]) as ws:
+    assert (ws.subprotocol, ws.headers["X-Offered"]) == ("v9", "v1, v9")
+assert browser.get("/session").json["seen"] == "hook"
+browser.get("/login/ann")
+with client.connect("/private") as ws:
+    assert ws.receive() == "hello ann"
+with client.connect("/bp/echo/de") as ws:
+    ws.send("hi")
+    assert ws.receive() == "hi sockets.echo de"
+with client.connect("/counter/5") as ws:
+    assert ws.receive() == "each 5 counter"
+with client.connect("/context?mark=m") as ws:
+    pass
+# The handler has ended when the block is left.
+assert browser.get("/events/m").json[-1] == "teardown_appcontext NoneType"
+with pytest.raises(ZeroDivisionError):
+    with client.connect("/fails") as ws:
+        ws.send("go")
+        ws.receive()
+"""
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_test_client_has_all_that_a_server_has(name: str) -> None:
+    subprocess.run(
+        [sys.executable, "-c", IN_TEST_CLIENT],
+        env={**os.environ, "BACKEND": name},
+        cwd=APPS,
+        check=True,
+        timeout=100,
+    )
 
 
 # Flask-Login.
