@@ -17,6 +17,7 @@ from .contexts import ConnectionContext
 from .ending import reason, worker_end
 from .exceptions import ConnectionClosed
 from .handshake import Answer, Handshake, is_handshake, negotiate, refusal
+from .leaving import tell_at_exit
 from .logs import log_closed, log_opened
 from .servers import TEST_FAILED, Handover, plain_socket, refusal_here, take_connection
 from .settings import Settings
@@ -181,6 +182,8 @@ class BaseMiddleware:
             return None
         if isinstance(taken, Answer):
             clients.expect_no_more()
+        elif taken.release is not None:
+            tell_at_exit(clients)
         return taken
 
     def make_client(self, opening: Opening) -> Any:

@@ -366,7 +366,8 @@ class TestConnection:
                 f"the handler of {self._path} has read nothing for {self._timeout:g} seconds"
             ) from None
         except OSError:
-            raise ConnectionClosed(self.close_code or 1006, self.close_reason) from None
+            # It may be what the reader left that did not go out; the next call tells of the end.
+            pass
 
     def _send_out(self) -> None:
         while self._outbox and self._writing.acquire(blocking=False):

@@ -205,6 +205,9 @@ def test_interrupt_ends_the_server_at_once_beside_open_connections(backend: str)
             ws.send("x")
             assert ws.recv(timeout=10) == "x"
             server.interrupt()
+            with pytest.raises(ConnectionClosed):
+                ws.recv(timeout=10)
+            assert ws.close_code == 1001
             server.process.wait(10)
         assert not server.noise()
 
@@ -246,6 +249,7 @@ def test_debug_reloads_a_changed_app_and_shows_the_debugger(tmp_path: Path, back
             write_app(path, backend, "new")
             with pytest.raises(ConnectionClosed):
                 ws.recv(timeout=30)
+            assert (ws.close_code, ws.close_reason) == (1012, "service restart")
 
         def new_word() -> bool:
             try:

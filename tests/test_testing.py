@@ -392,6 +392,25 @@ def test_several_connections_at_once_and_from_several_threads(
         assert mine == [f"thread {i} {j}" for j in range(20)]
 
 
+def test_handler_may_end_while_the_message_to_it_is_still_being_sent(
+    client: WebSocketTestClient,
+) -> None:
+    answers = []
+
+    def talk() -> None:
+        for _ in range(30):
+            with client.connect("/double") as ws:
+                ws.send_json({"number": 1})
+                answers.append(ws.receive_json())
+
+    threads = [threading.Thread(target=talk) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [{"twice": 2}] * 120
+
+
 def test_in_a_running_event_loop(client: WebSocketTestClient) -> None:
     async def talk() -> Any:
         with client.connect("/echo") as ws:
