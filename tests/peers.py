@@ -93,13 +93,11 @@ def more(server: Server, before: Mapping[str, int], seconds: float = 10) -> dict
     return {name: count for name, count in grown.items() if count > 0}
 
 
-def leaves_nothing(server: Server, use: Callable[[], None], besides: str = "") -> None:
+def leaves_nothing(server: Server, use: Callable[[], None]) -> None:
     """Show that a use of the server leaves nothing behind.
 
     What is made once for all, such as a pool's threads, may come with any of the first uses; what
     connections leave behind would come with each.
-
-    :param besides: what is not looked at.
     """
     use()
     assert eventually(lambda: server.left()["clients"] == 0), server.left()
@@ -107,7 +105,6 @@ def leaves_nothing(server: Server, use: Callable[[], None], besides: str = "") -
     for _ in range(5):
         before = server.left()
         use()
-        before.pop(besides, None)
         seen.append(more(server, before))
         if not seen[-1]:
             return

@@ -145,8 +145,7 @@ def test_connections_leave_nothing_behind(running: FlaskRun) -> None:
                 ws.send("x")
                 ws.recv(timeout=10)
 
-    # gevent keeps a greenlet of each hub that it destroys.
-    leaves_nothing(running, use, besides="greenlets")
+    leaves_nothing(running, use)
 
 
 def test_browser_talks_to_the_echo(running: FlaskRun, browser: Browser) -> None:

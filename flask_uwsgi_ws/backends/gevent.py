@@ -111,6 +111,8 @@ def _end_hub() -> None:
     hub = get_hub_if_exists()
     if hub is not None:
         hub.destroy(destroy_loop=True)
+        # Its greenlet waits in a raise that gevent has caught, and would never be freed.
+        hub.throw(GreenletExit)
 
 
 class _Waiter:
