@@ -90,6 +90,11 @@ class Block:
         return self.comments.get("given", Comment())
 
     @property
+    def files(self) -> list[Comment]:
+        """What was given as files, named by their words."""
+        return [each for name, each in self.comments.items() if name.startswith("given ")]
+
+    @property
     def shows(self) -> Comment:
         return self.comments.get("shows", Comment())
 
@@ -122,7 +127,9 @@ def read(page: Path) -> list[Block]:
         end = position + 1 + len(body)
         if comment is not None:
             name, words = comment[1], comment[2] or ""
-            if name not in {"file", "given", "needs", "shows"} or name in comments:
+            if name == "given" and "." in words:
+                name = f"given {words}"
+            if comment[1] not in {"file", "given", "needs", "shows"} or name in comments:
                 raise ValueError(f"{where}: a comment {name!r} is not known, or there twice")
             start = next((i for i, text in enumerate(body) if text.strip()), 0)
             comments[name] = Comment(words, _code(body), position + 1 + start)
