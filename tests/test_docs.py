@@ -31,7 +31,8 @@ from websockets.sync.client import ClientConnection, connect
 #: goes from here.
 PENDING = frozenset(("test client",))
 
-PAGES = [ROOT / "README.rst", ROOT / "CHANGES.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
+PAGES = [ROOT / "README.rst", ROOT / "CHANGES.rst"]
+PAGES += [page for name in ("docs", "examples") for page in sorted((ROOT / name).rglob("*.rst"))]
 BLOCKS = [block for page in PAGES for block in read(page)]
 
 BIN = Path(sys.executable).parent
@@ -559,6 +560,14 @@ def try_copy(words: list[str], command: str, runner: Runner) -> None:
         assert (ROOT / word).is_file(), word
 
 
+def try_redis(words: list[str], command: str, runner: Runner) -> None:
+    """Start it on a port of its own; what needs it is tested with its example."""
+    del command
+    words = [word for word in words if word != "&"]
+    with runner.running([*words, "--port", str(runner.port), "--bind", "127.0.0.1", "--save", ""]):
+        pass
+
+
 def try_shell(words: list[str], command: str, runner: Runner) -> None:
     """Run what touches the folder of the test alone."""
     del words
@@ -582,6 +591,7 @@ PROGRAMS: dict[str, Callable[[list[str], str, Runner], None]] = {
     "pytest": try_pytest,
     "python": try_python,
     "python3": try_python,
+    "redis-server": try_redis,
     "source": try_activate,
     "systemctl": try_systemctl,
     "uwsgi": try_uwsgi,
