@@ -2,8 +2,6 @@
 
 A comment stands before the block that it is about, and is not shown to readers::
 
-    .. needs: contexts
-
     .. given: asyncio
 
        greeting = "hello"
@@ -15,9 +13,8 @@ A comment stands before the block that it is about, and is not shown to readers:
 
 *given* is Python that comes before the block, or around it where a line ``...`` keeps its place;
 its word is a backend, or the name of a file that this is. *shows* is Python that talks to what the
-block has started; *needs* names parts of the package that may not be there yet. A block with a
-``:caption:`` is a file of that name for the blocks that follow on its page; in README.rst, where
-Sphinx is not there to know it, ``.. file: echo.py`` says so.
+block has started. A block with a ``:caption:`` is a file of that name for the blocks that follow on
+its page; in README.rst, where Sphinx is not there to know it, ``.. file: echo.py`` says so.
 """
 
 from __future__ import annotations
@@ -98,11 +95,6 @@ class Block:
     def shows(self) -> Comment:
         return self.comments.get("shows", Comment())
 
-    @property
-    def needs(self) -> list[str]:
-        words = self.comments.get("needs", Comment()).words
-        return [each.strip() for each in words.split(",") if each.strip()]
-
 
 def read(page: Path) -> list[Block]:
     """Read the blocks of a page.
@@ -129,7 +121,7 @@ def read(page: Path) -> list[Block]:
             name, words = comment[1], comment[2] or ""
             if name == "given" and "." in words:
                 name = f"given {words}"
-            if comment[1] not in {"file", "given", "needs", "shows"} or name in comments:
+            if comment[1] not in {"file", "given", "shows"} or name in comments:
                 raise ValueError(f"{where}: a comment {name!r} is not known, or there twice")
             start = next((i for i, text in enumerate(body) if text.strip()), 0)
             comments[name] = Comment(words, _code(body), position + 1 + start)

@@ -27,10 +27,6 @@ from uwsgi_server import ROOT, free_port, uwsgi_command, wait_for_port, wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-#: What blocks may need that is not in the package yet. They have to fail until it is; then it
-#: goes from here.
-PENDING = frozenset(("test client",))
-
 PAGES = [ROOT / "README.rst", ROOT / "CHANGES.rst"]
 PAGES += [page for name in ("docs", "examples") for page in sorted((ROOT / name).rglob("*.rst"))]
 BLOCKS = [block for page in PAGES for block in read(page)]
@@ -72,19 +68,7 @@ def label(block: Block) -> str:
     return f"{os.path.relpath(block.page, ROOT)}:{block.line}"
 
 
-def parameters() -> list[Any]:
-    found = []
-    for block in BLOCKS:
-        missing = sorted(PENDING.intersection(block.needs))
-        marks = []
-        if missing:
-            reason = f"not there yet: {', '.join(missing)}"
-            marks.append(pytest.mark.xfail(reason=reason, strict=True))
-        found.append(pytest.param(block, id=label(block), marks=marks))
-    return found
-
-
-@pytest.mark.parametrize("block", parameters())
+@pytest.mark.parametrize("block", BLOCKS, ids=label)
 def test_block(block: Block, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     run(block, tmp_path, request)
 
@@ -98,11 +82,6 @@ def run(block: Block, folder: Path, request: pytest.FixtureRequest) -> None:
     for file in block.files:
         write(folder, file.words, file.code)
     KINDS[block.kind](block, Runner(block, folder, request))
-
-
-def test_every_word_that_a_block_needs_is_known() -> None:
-    known = {need for block in BLOCKS for need in block.needs}
-    assert known >= PENDING, "PENDING names what no block needs"
 
 
 @pytest.mark.parametrize(
