@@ -1,4 +1,4 @@
-"""What handlers have of Flask, on every backend: a test for each row of docs/features.rst."""
+"""What handlers have of Flask, on every backend: a test for each row of docs/flask.rst."""
 
 from __future__ import annotations
 
