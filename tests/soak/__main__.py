@@ -26,7 +26,7 @@ from guest import Guest, Lost
 from modes import BACKENDS, MODES
 from uwsgi_server import Server
 
-ENV = {"PING_INTERVAL": "3", "PING_TIMEOUT": "10", "SEND_TIMEOUT": "2", "CLOSE_TIMEOUT": "1"}
+ENV = {"PING_INTERVAL": "3", "PING_TIMEOUT": "20", "SEND_TIMEOUT": "2", "CLOSE_TIMEOUT": "1"}
 MOST_GROWTH = 0.05
 # Bytes that uWSGI itself loses with each request, of a bare WSGI app as well: its greenlet plugin
 # never releases the integer that it hangs on the greenlet of a request.

@@ -13,7 +13,7 @@ import time
 from wire import frame
 
 # Seconds that anything may take which does not depend on us; the machine may be busy.
-PATIENCE = 30.0
+PATIENCE = 45.0
 # How a visit ends, and how often.
 WAYS = {"close": 40, "reset": 30, "leave": 15, "silence": 10, "deaf": 2, "half": 3}
 
