@@ -7,7 +7,8 @@ BIN := .venv/bin
 VERSIONS := 3.10 3.12 3.13
 # One that atheris has a wheel for.
 FUZZ_PYTHON ?= 3.12
-BEHAVIOUR := $(addprefix tests/test_,behaviour.py faults.py limits.py processes.py asyncio.py gevent.py handshake.py)
+BEHAVIOUR := $(addprefix tests/test_,behaviour.py faults.py flask_features.py limits.py processes.py asyncio.py \
+    gevent.py handshake.py)
 OPERATIONS := $(addprefix tests/test_,configs.py ending.py ending_handlers.py idle.py install.py outages.py reload.py)
 # Most tests wait most of the time.
 PARALLEL := --numprocesses 4 --dist worksteal

@@ -33,7 +33,13 @@ SERVERS: dict[str, Callable[[], Server]] = {
 }
 
 
-@pytest.fixture(params=SERVERS, scope="module")
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.smoke] if name in BACKENDS else [])
+        for name in SERVERS
+    ],
+    scope="module",
+)
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     with SERVERS[request.param]() as running:
         yield running
