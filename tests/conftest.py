@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -34,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart() -> None:
+    # Ignored where the tests run in the background of a shell; the servers would ignore it too.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     wanted = os.environ.get("FRAMES_COMPILED", "1") == "1"
     if wanted != flask_uwsgi_ws.frames.COMPILED:
         raise pytest.UsageError(

@@ -491,7 +491,7 @@ def test_missing_uwsgi_is_said_with_how_to_get_one(tmp_path: Path) -> None:
     assert "flask uwsgi install" in result.stdout
 
 
-def test_wheel_has_no_ssl_and_one_loop_engine(tmp_path: Path) -> None:
+def test_pyuwsgi_has_no_ssl_and_one_loop_engine(tmp_path: Path) -> None:
     program = tmp_path / "uwsgi"
     program.write_text(f"#!{sys.executable}\nimport pyuwsgi\npyuwsgi.run()\n")
     program.chmod(0o755)
