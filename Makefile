@@ -107,7 +107,7 @@ clean:
 	$(BIN)/pip install --quiet --upgrade pip
 
 .venv/installed: .venv/bin/python $(SOURCES)
-	@echo "Installing the package and building uWSGI, which takes about a minute"
+	@echo "Installing the package and building uWSGI, which takes two minutes or three"
 	PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --editable '.[gevent,asyncio,redis,login]'
 	tests/uwsgi $(BIN)
 	touch $@

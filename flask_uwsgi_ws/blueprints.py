@@ -15,10 +15,23 @@ class SocketApp:
     that: routes get ``websocket=True``.
 
     :param app: the app.
+    :param check: called with each handler; raises for one that can not be.
     """
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, check: Callable[[Any], None]) -> None:
         object.__setattr__(self, "_app", app)
+        object.__setattr__(self, "_check", check)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Flask]:  # type: ignore[override]
+        """The app's, for ``isinstance``."""
+        return type(object.__getattribute__(self, "_app"))
+
+    def __eq__(self, other: object) -> bool:
+        return other is self or other == object.__getattribute__(self, "_app")
+
+    def __hash__(self) -> int:
+        return hash(object.__getattribute__(self, "_app"))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "_app"), name)
@@ -38,6 +51,7 @@ class SocketApp:
         app: Flask = object.__getattribute__(self, "_app")
         is_static = getattr(view_func, "__name__", "") == "send_static_file"
         if not is_static and options.setdefault("websocket", True):
+            object.__getattribute__(self, "_check")(view_func)
             provide_automatic_options = False
             # Those of a view; the opening handshake is always GET.
             options.pop("methods", None)

@@ -21,6 +21,17 @@ LOADER = "flask_uwsgi_ws.wsgi"
 uwsgi = AppGroup("uwsgi", help="Serve WebSockets with uWSGI.")
 
 
+class _Passing(click.Command):
+    """A command whose last arguments are options of uWSGI's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            message = f"No such option {error.option_name!r}; uWSGI's own options come after '--'"
+            raise click.UsageError(message, ctx) from None
+
+
 def websocket_of(app: Flask) -> WebSocket:
     """Give an app's extension.
 
@@ -52,13 +63,14 @@ def _location(info: ScriptInfo, app: Flask, debug: bool) -> Mapping[str, Any]:
     if info.create_app is not None:
         # A command of the app's own, with a factory that has no name.
         return runner.locate(app)
-    environment = [f"FLASK_DEBUG={debug:d}"]
+    # Not in uWSGI's options, which it would look for placeholders in.
+    os.environ["FLASK_DEBUG"] = f"{debug:d}"
     if info.app_import_path:
-        environment.append(f"FLASK_APP={info.app_import_path}")
-    return {"module": LOADER, "callable": "app", "env": environment}
+        os.environ["FLASK_APP"] = info.app_import_path
+    return {"module": LOADER, "callable": "app"}
 
 
-@uwsgi.command("run", short_help="Serve the app with uWSGI.", with_appcontext=False)
+@uwsgi.command("run", cls=_Passing, short_help="Serve the app with uWSGI.", with_appcontext=False)
 @click.option("-h", "--host", default="localhost", show_default=True, help="Where to listen.")
 @click.option("-p", "--port", default=5000, show_default=True, help="Where to listen.")
 @click.option(
@@ -138,7 +150,10 @@ def routes_command() -> None:
 
 
 @uwsgi.command(
-    "doctor", short_help="Look for what keeps WebSockets from working.", with_appcontext=False
+    "doctor",
+    cls=_Passing,
+    short_help="Look for what keeps WebSockets from working.",
+    with_appcontext=False,
 )
 @click.option("--ini", metavar="FILE", help="A configuration of uWSGI's to look at.")
 @click.argument("uwsgi_options", nargs=-1, type=click.UNPROCESSED)
@@ -166,7 +181,7 @@ def _load(info: ScriptInfo) -> tuple[Flask | None, list[doctor.Finding]]:
         if info.app_import_path is None and not any(map(os.path.exists, ("wsgi.py", "app.py"))):
             return None, [doctor.Finding("OK", "no app is named; with flask --app it is looked at")]
         reason = error.format_message()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
     last_line = reason.strip().splitlines()[-1]
     return None, [doctor.Finding("FAIL", f"the app can not be loaded: {last_line}")]

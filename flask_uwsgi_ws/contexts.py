@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
-import functools
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from flask import Flask, got_request_exception, request_started, session
-from flask.sessions import SessionMixin
+from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.routing import RoutingException
 from werkzeug.wrappers import Response
 
+from .handlerthread import HandlerThread
 from .handshake import Handshake
+from .sessions import ReadOnlySession
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # A hook of ``before_handshake``; what it gives is a response, or None.
 Hook = Callable[[Handshake], Any]
-
-_FROZEN = (
-    "the session can not be changed any more: its cookie has gone out with the handshake; change "
-    "it in a view, a before_request function or a before_handshake function"
-)
 
 
 class ConnectionContext:
@@ -40,7 +35,7 @@ class ConnectionContext:
     """
 
     # There is one for each connection.
-    __slots__ = ("_pushed", "_request_context", "app", "variables")
+    __slots__ = ("_pushed", "_request_context", "app", "thread", "variables")
 
     def __init__(self, app: Flask, environ: dict[str, Any]) -> None:
         self.app = app
@@ -48,6 +43,9 @@ class ConnectionContext:
         self.variables = contextvars.copy_context()
         self._request_context = self.variables.run(app.request_context, environ)
         self._pushed = False
+        #: The thread in which :meth:`open` was called and the contexts are to be torn down, if
+        #: that matters.
+        self.thread: HandlerThread | None = None
 
     def match(self) -> Any:
         """Find the WebSocket route of the handshake's URL.
@@ -78,26 +76,34 @@ class ConnectionContext:
     def _open(self, handshake: Handshake, hooks: Iterable[Hook]) -> Response | None:
         matched = self._request_context.request
         rule, arguments = matched.url_rule, matched.view_args
-        self._request_context.push()
-        self._pushed = True
-        # Flask has matched again, in its own way.
-        matched.url_rule, matched.view_args, matched.routing_exception = rule, arguments, None
-        error: BaseException | None = None
         refused: Response | None = None
+        error: BaseException | None = None
+        self._pushed = True
         try:
-            refused = self._ask_app(handshake, hooks)
-            self._save_session(handshake.response if refused is None else refused)
+            try:
+                self._request_context.push()
+                # Flask has matched again, in its own way.
+                matched.url_rule, matched.view_args = rule, arguments
+                matched.routing_exception = None
+                refused, error = self._ask_app(handshake, hooks)
+                self._save_session(handshake.response if refused is None else refused)
+                if refused is None:
+                    handshake.check()
+                    self._freeze_session()
+            except Exception as raised:
+                refused, error = self._answer_to(raised)
         except BaseException as raised:
             error = raised
             raise
         finally:
             if error is not None or refused is not None:
                 self.pop(error)
-        if refused is None:
-            _freeze_session(self.app)
         return refused
 
-    def _ask_app(self, handshake: Handshake, hooks: Iterable[Hook]) -> Response | None:
+    def _ask_app(
+        self, handshake: Handshake, hooks: Iterable[Hook]
+    ) -> tuple[Response | None, BaseException | None]:
+        """Give the app's response if it refuses, and the error that nobody has handled."""
         app = self.app
         try:
             request_started.send(app, _async_wrapper=app.ensure_sync)
@@ -106,31 +112,40 @@ class ConnectionContext:
                 if answer is None:
                     answer = app.ensure_sync(hook)(handshake)
             if answer is None:
-                handshake.check()
                 _load_user(app)
+                return None, None
+            return app.make_response(answer), None
         except Exception as error:
-            answer = self._answer_to(error)
-        return None if answer is None else app.make_response(answer)
+            return self._answer_to(error)
 
-    def _answer_to(self, error: Exception) -> Any:
+    def _answer_to(self, error: Exception) -> tuple[Response, BaseException | None]:
         """Give what the app's error handlers say; as Flask does, in an ``except`` clause."""
         app = self.app
         try:
-            return app.handle_user_exception(error)
+            return app.make_response(app.handle_user_exception(error)), None
         except Exception as unhandled:
             got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=unhandled)
             propagate = app.config["PROPAGATE_EXCEPTIONS"]
             if app.testing or app.debug if propagate is None else propagate:
                 raise
             app.log_exception(sys.exc_info())
-            return app.handle_http_exception(InternalServerError(original_exception=unhandled))
+            fault = InternalServerError(original_exception=unhandled)
+            return app.make_response(app.handle_http_exception(fault)), unhandled
 
     def _save_session(self, response: Response) -> None:
-        # Not the proxy, which an interface may keep.
-        opened: SessionMixin = session._get_current_object()  # type: ignore[attr-defined]
+        opened = _session()
         interface = self.app.session_interface
         if not interface.is_null_session(opened):
             interface.save_session(self.app, opened, response)  # type: ignore[arg-type]
+
+    def _freeze_session(self) -> None:
+        """See that a change of the session, which no response could tell of, is an error."""
+        opened = _session()
+        # Flask's null session says itself why it can not be changed.
+        if not self.app.session_interface.is_null_session(opened):
+            # Flask has no other way to give a context a session.
+            name = "_session" if hasattr(self._request_context, "_session") else "session"
+            setattr(self._request_context, name, ReadOnlySession(opened))
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -143,7 +158,23 @@ class ConnectionContext:
 
     def close(self, error: BaseException | None = None) -> None:
         """Tear the contexts down, from outside them; once is enough. See :meth:`pop`."""
-        self.variables.run(self.pop, error)
+        if self.thread is None:
+            self.variables.run(self.pop, error)
+        else:
+            self.thread.leave(lambda: self.variables.run(self.pop, error))
+            self.thread = None
+
+    def asks_app(self, hooks: Iterable[Hook]) -> bool:
+        """Tell whether :meth:`open` calls what the app has brought, and not Flask's own only."""
+        app = self.app
+        return bool(
+            list(hooks)
+            or app.before_request_funcs
+            or app.url_value_preprocessors
+            or request_started.receivers
+            or hasattr(app, "login_manager")
+            or type(app.session_interface) is not SecureCookieSessionInterface
+        )
 
     def pop(self, error: BaseException | None) -> None:
         """Tear the contexts down, from inside them; once is enough.
@@ -158,41 +189,17 @@ class ConnectionContext:
         self._pushed = False
         try:
             self._request_context.pop(error)
-        except Exception:
+        except (Exception, SystemExit):
             self.app.logger.exception("the context of a WebSocket handler could not be torn down")
+
+
+def _session() -> SessionMixin:
+    """Give the session itself and not the proxy, which an interface may keep."""
+    opened: SessionMixin = session._get_current_object()  # type: ignore[attr-defined]
+    return opened
 
 
 def _load_user(app: Flask) -> None:
     """Have Flask-Login load its user as long as the session can be changed, which that may do."""
     if hasattr(app, "login_manager") and "flask_login" in sys.modules:
         sys.modules["flask_login"].current_user._get_current_object()
-
-
-def _freeze_session(app: Flask) -> None:
-    """See that a change of the session, which no response could tell of, is an error."""
-    opened: Any = session._get_current_object()  # type: ignore[attr-defined]
-    # Flask's null session says itself why it can not be changed.
-    if not app.session_interface.is_null_session(opened):
-        # Not where the class is C's or has slots of its own.
-        with contextlib.suppress(TypeError):
-            opened.__class__ = _frozen(type(opened))  # type: ignore[arg-type]
-
-
-@functools.cache
-def _frozen(kind: type[Any]) -> type[Any]:
-    """Make a class of sessions that can be read only."""
-
-    def fail(self: Any, *arguments: Any, **options: Any) -> NoReturn:  # noqa: ARG001
-        raise RuntimeError(_FROZEN)
-
-    changes = (
-        "__setitem__",
-        "__delitem__",
-        "__ior__",
-        "clear",
-        "pop",
-        "popitem",
-        "setdefault",
-        "update",
-    )
-    return type(f"ReadOnly{kind.__name__}", (kind,), {**dict.fromkeys(changes, fail)})

@@ -19,7 +19,7 @@ from . import runner
 from .extension import EXTENSION, WebSocket
 from .limits import short_mercy
 from .program import Program, ProgramError, ask, evaluate, examine
-from .servers import has_threads, threads_beside
+from .servers import has_threads, is_on, threads_beside
 from .settings import Settings
 
 INSTALL = "'flask uwsgi install' builds one that has"
@@ -177,6 +177,10 @@ def limit_findings(options: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
 
     :param options: uWSGI's.
     """
+    for name in ("max-fd", "listen"):
+        if not _last(options, name, "0").isdigit():
+            yield Finding("FAIL", f"{name} is {options[name][-1]!r}: give it a number")
+            return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     asked = int(_last(options, "max-fd", "0"))
     number = max(soft, asked if os.geteuid() == 0 else min(asked, hard))
@@ -303,7 +307,7 @@ def option_findings(
     :param version: its numbers.
     :param subject: what it is to serve.
     """
-    options = program.options
+    options = {name: values for name, values in program.options.items() if is_on(values)}
     if "emperor" in options:
         yield Finding("OK", "options: an emperor's; look at each of its vassals")
         return

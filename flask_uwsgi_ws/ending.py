@@ -251,12 +251,15 @@ class WorkerEnd:
         self._see_that_the_loop_turns()
 
     def _see_that_the_loop_turns(self) -> None:
-        """End the process if its loop does not come back, since uWSGI can not then."""
+        """End the process if a handler keeps its loop from coming back, since uWSGI can not then.
+
+        Where no handler is left it is a view that does, for which uWSGI has its own patience.
+        """
         while self._call_in_loop is not None and not self._exiting:
             turned = Lock()
             turned.acquire()
             self._call_in_loop(turned.release)
-            if not turned.acquire(True, _TURN) and not self._exiting:
+            if not turned.acquire(True, _TURN) and any(self._registries) and not self._exiting:
                 self._end_process()
             pause(_MOMENT)
 

@@ -97,8 +97,12 @@ class WebSocket:
         Settings.load(app.config, self._options, uwsgi_options())
         app.extensions[EXTENSION] = _AppState(self)
         self._warn_of_unknown_names(app)
-        for setup in self._setups:
-            setup(app)
+        try:
+            for setup in self._setups:
+                setup(app)
+        except BaseException:
+            del app.extensions[EXTENSION]
+            raise
         self._apps.add(app)
         if uwsgi_module() is not None and runner.debug_wanted():
             self._debug(app)
@@ -137,11 +141,17 @@ class WebSocket:
         if self._statistics is not None:
             self._statistics.start()
 
-    def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
+    def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give uWSGI options that this backend needs and ``app.run`` was not given.
 
         :param options: those that it was given.
+        :raises RunError: if one of them does not go with this backend.
         """
+        if options.get("gevent"):
+            raise runner.RunError(
+                "with gevent all handshakes of this app would be answered 501: leave gevent out, "
+                "or use GeventWebSocket"
+            )
         return {}
 
     def settings(self, app: Flask) -> Settings:
@@ -223,8 +233,7 @@ class WebSocket:
         :raises TypeError: for an ``async def`` where the backend does not await handlers.
         :raises ValueError: for ``websocket=False``.
         """
-        if not self.middleware.awaits and inspect.iscoroutinefunction(view_func):
-            raise TypeError(f"{view_func!r} is 'async def': use AsyncioWebSocket for it")
+        self._check_handler(view_func)
         if not options.setdefault("websocket", True):
             raise ValueError("a WebSocket route has websocket=True; use app.route for others")
         options.setdefault("provide_automatic_options", False)
@@ -232,6 +241,10 @@ class WebSocket:
             blueprint.add_url_rule(rule, endpoint, view_func, **options)
             return
         self._set_up(lambda app: app.add_url_rule(rule, endpoint, view_func, **options))
+
+    def _check_handler(self, handler: Any) -> None:
+        if not self.middleware.awaits and inspect.iscoroutinefunction(handler):
+            raise TypeError(f"{handler!r} is 'async def': use AsyncioWebSocket for it")
 
     def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:
         """Register a blueprint all of whose routes are WebSocket routes.
@@ -244,10 +257,11 @@ class WebSocket:
         :param options: those of :meth:`flask.Flask.register_blueprint` (``url_prefix``,
             ``subdomain``, ``name``, …).
         :raises ValueError: if the app has a blueprint of that name.
+        :raises TypeError: for an ``async def`` where the backend does not await handlers.
         """
 
         def register(app: Flask) -> None:
-            blueprint.register(SocketApp(app), dict(options))  # type: ignore[arg-type]
+            blueprint.register(SocketApp(app, self._check_handler), dict(options))  # type: ignore[arg-type]
 
         self._set_up(register)
 
@@ -317,8 +331,7 @@ class WebSocket:
             not be started.
         """
         if uwsgi_module() is None:
-            options = {**options, **self.uwsgi_defaults(options)}
-            runner.run(app, debug, host, port, uwsgi_binary, options)
+            runner.run(app, debug, host, port, uwsgi_binary, options, self.uwsgi_defaults)
 
     def test_client(
         self, flask_client: FlaskClient | None = None, timeout: float | None = None

@@ -48,6 +48,7 @@ class Answer:
     :param subprotocol: the chosen one (:rfc:`6455` section 1.9).
     :param deflate: the compression agreed on (:rfc:`7692`).
     :param log: a line for the server's log, for what its operator can mend.
+    :param is_plain: whether no header is there but those of the protocol.
     """
 
     status: HTTPStatus
@@ -56,6 +57,7 @@ class Answer:
     subprotocol: str | None = None
     deflate: Deflate | None = None
     log: str | None = None
+    is_plain: bool = True
 
     @property
     def accepted(self) -> bool:
@@ -105,24 +107,42 @@ class Handshake:
         self._subprotocol = name
 
     def check(self) -> None:
-        """See that only headers that are the app's to set have been added.
+        """See that the headers that have been added are the app's to set, and can be sent.
 
-        :raises ValueError: for another.
+        :raises ValueError: if they are not.
         """
-        for name, _ in self.headers:
+        size = 0
+        for name, value in self.headers:
             if name.lower().startswith("sec-websocket-") or name.lower() in _PROTOCOLS:
                 raise ValueError(
                     f"the header {name} is the protocol's; for the subprotocol there is "
                     "handshake.subprotocol"
                 )
+            if not _TOKEN.fullmatch(name):
+                raise ValueError(f"{name!r} is not the name of a header")
+            try:
+                size += len(name) + len(value.encode("latin-1")) + 4
+            except UnicodeEncodeError:
+                raise ValueError(
+                    f"the header {name} has characters that no header can have; quote them, with "
+                    "urllib.parse.quote for example"
+                ) from None
+        if size > _MOST_HEADERS:
+            raise ValueError(
+                f"the headers of the 101 are {size} bytes long, and {_MOST_HEADERS} go into it; "
+                "send the rest as a message"
+            )
 
     def settle(self, answer: Answer) -> Answer:
         """Give *answer*, an accepting one, with what was changed here."""
-        headers = [(name, value) for name, value in answer.headers if name != _SUBPROTOCOL]
+        added = [each for each in self.headers if each[0].lower() not in _MEANINGLESS]
+        replaced = {name.lower() for name, _ in added} | {_SUBPROTOCOL.lower()}
+        headers = [each for each in answer.headers if each[0].lower() not in replaced]
         if self._subprotocol is not None:
             headers.append((_SUBPROTOCOL, self._subprotocol))
-        headers += [each for each in self.headers if each[0].lower() not in _MEANINGLESS]
-        return replace(answer, headers=headers, subprotocol=self._subprotocol)
+        return replace(
+            answer, headers=headers + added, subprotocol=self._subprotocol, is_plain=not added
+        )
 
 
 _SUBPROTOCOL = "Sec-WebSocket-Protocol"
@@ -130,6 +150,10 @@ _SUBPROTOCOL = "Sec-WebSocket-Protocol"
 _PROTOCOLS = ("connection", "upgrade", "transfer-encoding")
 # There is no content, and no cache to tell what it depends on.
 _MEANINGLESS = ("vary", "content-type", "content-length")
+# RFC 9110 section 5.6.2.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# Bytes; uWSGI has room for 64 KiB, and clients for less.
+_MOST_HEADERS = 32768
 
 
 def is_handshake(environ: Mapping[str, Any]) -> bool:

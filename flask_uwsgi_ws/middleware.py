@@ -9,7 +9,9 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flask import Flask, got_request_exception
+from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule
+from werkzeug.wrappers import Response
 
 from .client import BaseClient, keep_environ
 from .compression import Deflate
@@ -19,7 +21,14 @@ from .exceptions import ConnectionClosed
 from .handshake import Answer, Handshake, is_handshake, negotiate, refusal
 from .leaving import tell_at_exit
 from .logs import log_closed, log_opened
-from .servers import TEST_FAILED, Handover, plain_socket, refusal_here, take_connection
+from .servers import (
+    TEST_FAILED,
+    Handover,
+    plain_socket,
+    refusal_here,
+    request_is_held,
+    take_connection,
+)
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +37,24 @@ if TYPE_CHECKING:
 #: Close code and reason where a handler can not have a thread (the IANA registry of
 #: :rfc:`6455` section 11.7: "try again later").
 NO_THREAD = 1013, "the server has no thread for this"
+
+
+class NoThreadError(Exception):
+    """There is no thread for what the app does before a handshake, or for its handler."""
+
+
+def _nothing_left(error: Exception) -> Answer:
+    return refusal(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "the server has no thread or descriptor left for it; try again later",
+        log=f"WebSocket handshake refused: {error}",
+    )
+
+
+_TOO_LATE = (
+    "; its handshake has been answered, so that there is no HTTP response any more: use "
+    "ws.close(code, reason), or abort() in a before_request function"
+)
 
 Environ = dict[str, Any]
 
@@ -102,7 +129,10 @@ class BaseMiddleware:
         if not answer.accepted:
             return self._refuse(answer, start_response)
         handshake = Handshake(self.app.response_class(), environ, answer.subprotocol)
-        refused = context.open(handshake, self.websocket.hooks)
+        try:
+            refused = self.ask_app(context, handshake, request_is_held(environ))
+        except NoThreadError as error:
+            return self._refuse(_nothing_left(error), start_response)
         if refused is not None:
             refused.headers.setdefault("Connection", "close")
             return refused(environ, start_response)
@@ -170,21 +200,36 @@ class BaseMiddleware:
             self.prepare_worker()
         except (OSError, RuntimeError) as error:
             clients.expect_no_more()
-            return refusal(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "the server has no thread or descriptor left for it; try again later",
-                log=f"WebSocket handshake refused: {error}",
-            )
+            return _nothing_left(error)
         try:
             taken = take_connection(environ, start_response, answer)
         except OSError:
             clients.expect_no_more()
             return None
+        except BaseException:
+            clients.expect_no_more()
+            raise
         if isinstance(taken, Answer):
             clients.expect_no_more()
         elif taken.release is not None:
             tell_at_exit(clients)
         return taken
+
+    def ask_app(
+        self,
+        context: ConnectionContext,
+        handshake: Handshake,
+        held: bool,  # noqa: ARG002
+    ) -> Response | None:
+        """Do what the app wants to be done before a handshake; see :meth:`.ConnectionContext.open`.
+
+        :param context: the contexts of the connection.
+        :param handshake: for the hooks.
+        :param held: whether the request lasts as long as the handler.
+        :returns: the response with which the app refuses it.
+        :raises NoThreadError: if there is no thread for it.
+        """
+        return context.open(handshake, self.websocket.hooks)
 
     def make_client(self, opening: Opening) -> Any:
         """Make the client of a connection, which is one of ``websocket.clients`` from here on.
@@ -258,7 +303,8 @@ class BaseMiddleware:
             return 1001, "the handler was told to end"
         self.websocket.clients.count_handler_error()
         got_request_exception.send(self.app, _async_wrapper=self.app.ensure_sync, exception=error)
-        self.app.logger.error("WebSocket handler failed: %r", client, exc_info=error)
+        hint = _TOO_LATE if isinstance(error, HTTPException) else ""
+        self.app.logger.error("WebSocket handler failed: %r%s", client, hint, exc_info=error)
         tell_test = client.environ.get(TEST_FAILED)
         if tell_test is not None:
             tell_test(error)

@@ -7,23 +7,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from .testing import WebSocketTestClient
 
 
 @pytest.fixture
-def websocket_client(request: pytest.FixtureRequest) -> WebSocketTestClient:
-    """A client of the sockets of the app that the fixture ``app`` gives."""
+def websocket_client(app: Flask) -> WebSocketTestClient:
+    """A client of the sockets of the app that your fixture ``app`` gives."""
     # Not with pytest's start, when nobody has asked for it.
     from .extension import EXTENSION
 
-    try:
-        app = request.getfixturevalue("app")
-    except pytest.FixtureLookupError:
-        pytest.fail(
-            "websocket_client needs a fixture named 'app' that gives your Flask app; "
-            "write one in conftest.py",
-            pytrace=False,
-        )
     if EXTENSION not in getattr(app, "extensions", {}):
         pytest.fail(
             f"{app!r} has no WebSocket extension; call websocket.init_app(app) before",

@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
@@ -73,15 +73,18 @@ def run(
     port: int,
     uwsgi_binary: str | None,
     options: Mapping[str, Any],
+    defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> None:
-    """Replace this process by uWSGI. The parameters are those of ``WebSocket.run``.
+    """Replace this process by uWSGI. The other parameters are those of ``WebSocket.run``.
 
+    :param defaults: ``WebSocket.uwsgi_defaults``.
     :raises SystemExit: with status 1, after a line that says what to do.
     """
     if os.environ.get("FLASK_RUN_FROM_CLI") == "true":
         # "flask run" imports the module and serves the app itself.
         return
     try:
+        options = {**options, **defaults(options)}
         become(build_command(app, debug, host, port, uwsgi_binary, options))
     except RunError as error:
         _fail(str(error))
@@ -169,8 +172,9 @@ def build_command(
     plugins = {name: merged[name] for name in _PLUGINS if name in merged}
     command = [binary, *arguments, *_arguments({**plugins, **merged, **location})]
     for name in _NEEDS_NUMBER:
-        if merged.get(name) is True:
-            raise RunError(f"{name} needs a number, for example {name.replace('-', '_')}=4")
+        value = merged.get(name)
+        if value is True or not (value is None or value is False or str(value).isdigit()):
+            raise RunError(f"{name} needs a number, for example {name}=4")
     _check_names(binary, merged, _plugins({**given, **wanted}))
     _check_addresses(given)
     _check_addresses(merged)
@@ -357,7 +361,8 @@ def _check_free(host: str, port: int) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise RunError(
-                    f"port {port} is in use; end what listens there, or give port={port + 1}"
+                    f"port {port} is in use; end what listens there, or give another, "
+                    f"port={port + 1} or --port {port + 1}"
                 ) from None
             if error.errno == errno.EACCES:
                 raise RunError(f"port {port} needs root; give one above 1023, port=8080") from None

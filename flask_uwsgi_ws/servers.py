@@ -63,6 +63,13 @@ def uwsgi_options() -> Mapping[str, Any]:
     }
 
 
+def is_on(value: Any) -> bool:
+    """Tell whether an option with this value is set: a flag in a configuration may be ``false``."""
+    last = value[-1] if isinstance(value, list) else value
+    text = last.decode() if isinstance(last, bytes) else str(last)
+    return text.lower() not in {"false", "off", "no", "0"}
+
+
 def has_master() -> bool:
     """Tell whether a master process starts a worker anew that has ended (``--master``)."""
     uwsgi: Any = uwsgi_module()
@@ -145,6 +152,14 @@ def refusal_here(environ: Mapping[str, Any]) -> Answer | None:
             log="WebSocket handshake refused: use --https instead of --https-socket",
         )
     return None
+
+
+def request_is_held(environ: Mapping[str, Any]) -> bool:
+    """Tell whether this server's request has to last as long as its handler.
+
+    :param environ: the WSGI environ.
+    """
+    return _held_socket(environ) is not None
 
 
 def take_connection(
@@ -254,23 +269,14 @@ def _native_can_say(uwsgi: ModuleType, environ: Mapping[str, Any], answer: Answe
     return (
         hasattr(uwsgi, "i_am_the_lord")
         and (answer.subprotocol is not None or "HTTP_SEC_WEBSOCKET_PROTOCOL" not in environ)
-        and all(name in _NATIVE_HEADERS for name, _ in answer.headers)
+        and answer.is_plain
+        and answer.deflate is None
     )
 
 
-# Date is left out there, and nobody needs it.
-_NATIVE_HEADERS = {
-    "Connection",
-    "Date",
-    "Sec-WebSocket-Accept",
-    "Sec-WebSocket-Protocol",
-    "Server",
-    "Upgrade",
-}
-
-
 def _router_lacks_websockets() -> bool:
-    names = uwsgi_options().keys()
+    options = uwsgi_options()
+    names = {name for name in options if is_on(options[name])}
     routers = {"http", "http-router", "https", "https2"} & names
     others = [name for name in names if name.endswith("socket")]
     websockets = {"http-websockets", "http-websocket"} & names

@@ -39,7 +39,7 @@ class WebSocketView:
         shared = None if cls.init_every_request else cls(*class_args, **class_kwargs)
 
         def instance() -> WebSocketView:
-            return shared or cls(*class_args, **class_kwargs)
+            return cls(*class_args, **class_kwargs) if shared is None else shared
 
         handler: Any
         if inspect.iscoroutinefunction(cls.dispatch_request):

@@ -116,6 +116,27 @@ def test_handler_that_computes_without_a_pause_holds_the_worker_for_close_timeou
     on_all_modes(check)
 
 
+def test_view_that_computes_is_finished_on_a_graceful_reload(hasty: dict[str, Server]) -> None:
+    def check(mode: str) -> None:
+        if mode == "asyncio-engine":
+            # uWSGI's engine ends at once.
+            return
+        server = hasty[mode]
+        worker = server.worker
+        # So that there is somebody who looks after the end.
+        greeted(server.port).socket.close()
+        answers: list[tuple[int, str]] = []
+        view = threading.Thread(target=lambda: answers.append(server.get("/compute")))
+        view.start()
+        time.sleep(0.5)
+        os.kill(worker, signal.SIGHUP)
+        view.join()
+        assert answers == [(200, "done")]
+        assert is_back(server, worker)
+
+    on_all_modes(check)
+
+
 def test_message_that_a_handler_has_taken_is_answered_before_the_close(
     reloading: dict[str, Reloading],
 ) -> None:

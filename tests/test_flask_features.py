@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
+from flask import Blueprint, Flask, session
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from flask_run import FlaskRun
 from modes import BACKENDS, MODES
 from peers import eventually, open_client
@@ -22,6 +25,10 @@ from raw import RawClient
 from uwsgi_server import APPS, Server
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection
+
+import flask_uwsgi_ws
+from flask_uwsgi_ws import WebSocketView
+from flask_uwsgi_ws.testing import HandshakeRefused
 
 CLASSES = ("WebSocket", "GeventWebSocket", "AsyncioWebSocket")
 SERVERS: dict[str, Callable[[], Server]] = {
@@ -236,9 +243,74 @@ def test_errors_before_the_handshake_go_to_the_error_handlers_of_the_app(server:
     assert events(server, mark) == [
         "before_request context",
         "got_request_exception ZeroDivisionError",
-        "teardown_request NoneType None",
-        "teardown_appcontext NoneType",
+        "teardown_request ZeroDivisionError None",
+        "teardown_appcontext ZeroDivisionError",
     ]
+
+
+@pytest.mark.parametrize(
+    ("query", "error"),
+    [
+        ("before=number", "TypeError"),
+        ("hook=number", "TypeError"),
+        ("before=unserializable", "TypeError"),
+        ("hook=letter", "ValueError"),
+        ("hook=name", "ValueError"),
+        ("hook=much", "ValueError"),
+    ],
+)
+def test_what_can_not_be_sent_is_an_error_of_the_app(
+    query: str, error: str, server: Server
+) -> None:
+    mark = new_mark()
+    assert refused(server, f"/context?mark={mark}&{query}")[:2] == (500, f"sorry: {error}")
+    told = [each.split()[0] for each in events(server, mark)]
+    assert sorted(told) == [
+        "before_request",
+        "got_request_exception",
+        "teardown_appcontext",
+        "teardown_request",
+    ]
+    assert server.get("/expected") == (200, "0")
+
+
+def test_exit_in_a_teardown_function_costs_nothing_else(server: Server) -> None:
+    worker = server.worker
+    with open_client(server, "/context") as other:
+        with open_client(server, "/context?teardown=exits") as ws:
+            ask(ws)
+        assert json.loads(ask(other, "x"))["word"] == "x"
+    assert server.worker == worker
+
+
+def test_what_hooks_leave_in_their_thread_is_not_for_other_requests(server: Server) -> None:
+    if "--asyncio" in server._options:
+        pytest.skip("the engine has one thread for all requests, in views as well")
+    seen = set()
+    for number in range(8):
+        with RawClient(server.port, f"/thread?user=user{number}") as client:
+            assert client.status == 101
+            seen.update(server.get("/own-user")[1] for _ in range(4))
+    assert seen == {"None"}
+
+
+def test_hooks_handler_and_teardown_are_in_one_thread(server: Server) -> None:
+    if "Asyncio" in str(server._env) and "--asyncio" not in server._options:
+        pytest.skip("a coroutine runs in the loop's thread, its hooks do not")
+    before = server.log.count("could not be torn down")
+    with open_client(server, "/thread?before=database&user=ann") as ws:
+        assert ask(ws) in {"ann", "nobody"}
+        assert ws.recv(timeout=10) == "1"
+    assert server.log.count("could not be torn down") == before
+
+
+def test_plain_function_is_torn_down_in_its_own_thread(server: Server) -> None:
+    before = server.log.count("could not be torn down")
+    mark = new_mark()
+    with open_client(server, f"/plain-database?mark={mark}") as ws:
+        assert ws.recv(timeout=10) == "1"
+    assert eventually(lambda: "teardown_appcontext NoneType" in events(server, mark))
+    assert server.log.count("could not be torn down") == before
 
 
 def test_after_request_is_not_run(server: Server) -> None:
@@ -463,3 +535,151 @@ def test_users_are_kept_apart_under_load(server: Server) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+# In this process.
+
+
+def make_app(backend: str = "WebSocket") -> tuple[Flask, Any]:
+    app = Flask(__name__)
+    app.secret_key = "of the tests"
+    return app, getattr(flask_uwsgi_ws, backend)(app)
+
+
+class KeptSession(SecureCookieSession):
+    """A session that its interface keeps, and gives to several requests."""
+
+
+class Keeper(SecureCookieSessionInterface):
+    def __init__(self) -> None:
+        self.kept = KeptSession()
+
+    def open_session(self, *_: Any) -> Any:
+        return self.kept
+
+    def save_session(self, *_: Any) -> None:
+        pass
+
+
+def test_session_that_is_kept_can_be_changed_by_others_while_a_handler_reads_it() -> None:
+    app, websocket = make_app()
+    app.session_interface = Keeper()
+
+    @app.get("/set")
+    def set_value() -> str:
+        session["value"] = session.get("value", 0) + 1
+        return ""
+
+    @websocket.route("/value")
+    def value(ws: Any) -> None:
+        while ws.receive() is not None:
+            ws.send(str(session["value"]))
+
+    browser = app.test_client()
+    assert browser.get("/set").status_code == 200
+    with websocket.test_client().connect("/value") as ws:
+        for number in (1, 2):
+            ws.send("")
+            assert ws.receive() == str(number)
+            assert browser.get("/set").status_code == 200
+    assert type(app.session_interface.kept) is KeptSession
+
+
+def test_session_can_be_copied_and_looked_at() -> None:
+    app, websocket = make_app()
+
+    @websocket.before_handshake
+    def fill(_: Any) -> None:
+        session.update(value=1)
+        session.permanent = True
+
+    @websocket.route("/look")
+    def look(ws: Any) -> None:
+        own = session._get_current_object()  # type: ignore[attr-defined]
+        assert isinstance(own, SessionMixin)
+        assert dict(own) == dict(copy.copy(own)) == dict(copy.deepcopy(own))
+        assert (own.permanent, own.get("value"), len(own), "no" in own) == (True, 1, 2, False)
+        for change in ("modified", "anything"):
+            with pytest.raises(RuntimeError, match="can not be changed any more"):
+                setattr(own, change, True)
+        ws.send(repr(own))
+
+    app.testing = True
+    with websocket.test_client().connect("/look") as ws:
+        assert "read only" in ws.receive()
+
+
+def test_session_that_can_not_be_opened_is_an_error_of_the_app() -> None:
+    app, websocket = make_app()
+    torn: list[str] = []
+
+    class Broken(SecureCookieSessionInterface):
+        def open_session(self, *_: Any) -> Any:
+            raise ConnectionError("no Redis")
+
+    app.session_interface = Broken()
+    app.teardown_appcontext(lambda error: torn.append(type(error).__name__))
+
+    @app.errorhandler(ConnectionError)
+    def sorry(_: ConnectionError) -> tuple[str, int]:
+        return "come back later", 503
+
+    websocket.add_url_rule("/x", "x", lambda _: None)
+    with pytest.raises(HandshakeRefused) as caught:
+        websocket.test_client().connect("/x")
+    assert (caught.value.response.status_code, caught.value.response.text) == (
+        503,
+        "come back later",
+    )
+    assert torn == ["NoneType"]
+
+
+def test_shared_view_may_be_false() -> None:
+    _, websocket = make_app()
+
+    class Room(WebSocketView):
+        init_every_request = False
+        made = 0
+
+        def __init__(self) -> None:
+            Room.made += 1
+
+        def __len__(self) -> int:
+            return 0
+
+        def dispatch_request(self, ws: Any) -> None:
+            ws.send(str(Room.made))
+
+    websocket.add_url_rule("/room", view_func=Room.as_view("room"))
+    for _ in range(2):
+        with websocket.test_client().connect("/room") as ws:
+            assert ws.receive() == "1"
+
+
+def test_blueprint_of_sockets_sees_the_app_and_takes_no_coroutines() -> None:
+    app, websocket = make_app()
+    seen: list[Any] = []
+    blueprint = Blueprint("b", __name__)
+    blueprint.record(lambda state: seen.append(state.app))
+    websocket.register_blueprint(blueprint)
+    assert isinstance(seen[0], Flask)
+    assert seen[0] == app
+
+    other = Blueprint("other", __name__)
+
+    @other.route("/x")
+    async def x(ws: Any) -> None:
+        pass
+
+    with pytest.raises(TypeError, match="use AsyncioWebSocket"):
+        websocket.register_blueprint(other)
+
+
+def test_app_whose_set_up_failed_can_be_set_up_again() -> None:
+    websocket = flask_uwsgi_ws.WebSocket()
+    websocket.register_blueprint(Blueprint("b", __name__))
+    app = Flask(__name__)
+    app.register_blueprint(Blueprint("b", __name__))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="already registered"):
+            websocket.init_app(app)

@@ -20,14 +20,18 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
+from werkzeug.wrappers import Response
+
 from ..client import BlockingCalls, Message, Sendable, from_json, sharedarea, to_json
 from ..compression import Deflate
 from ..connection import OPEN
 from ..contexts import ConnectionContext
 from ..exceptions import ConnectionClosed
 from ..extension import WebSocket
+from ..handlerthread import HandlerThread
+from ..handshake import Handshake
 from ..loops import new_event_loop, task_owner
-from ..middleware import NO_THREAD, BaseMiddleware, Opening
+from ..middleware import NO_THREAD, BaseMiddleware, NoThreadError, Opening
 from ..servers import loop_engine, threads_run
 from ..settings import Settings
 from ..unpatched import threads_are_patched
@@ -472,10 +476,6 @@ class BlockingClient(BlockingCalls):
         return repr(self._client)
 
 
-class _NoThread(Exception):
-    """There is no thread for a handler that is a plain function."""
-
-
 class _LoopThread:
     """An event loop in a thread of the worker."""
 
@@ -538,6 +538,22 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
         if loop_engine() != "asyncio":
             _thread_loop()
 
+    def ask_app(
+        self, context: ConnectionContext, handshake: Handshake, held: bool
+    ) -> Response | None:
+        hooks = self.websocket.hooks
+        if held or loop_engine() == "asyncio" or not context.asks_app(hooks):
+            return super().ask_app(context, handshake, held)
+        # What it leaves in variables of its thread is not for the next request of uWSGI's.
+        try:
+            thread = HandlerThread()
+        except RuntimeError as error:
+            raise NoThreadError(f"{error}") from error
+        try:
+            return thread.call(context.open, handshake, hooks)
+        finally:
+            thread.leave(lambda: None)
+
     def start(
         self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
     ) -> None:
@@ -591,7 +607,7 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
             # Before the context has the client, which a signal handler set there would keep.
             self.opened(client)
             task_owner.set(client)
-            code, reason, failure = await self._handle(client, handler, arguments)
+            code, reason, failure = await self._handle(client, handler, arguments, context)
             stubborn = await client.cancel_tasks()
             if stubborn:
                 self.app.logger.warning("tasks of %r go on when cancelled: %s", client, stubborn)
@@ -606,17 +622,21 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
                 self.ended(client)
 
     async def _handle(
-        self, client: Any, handler: Callable[..., Any], arguments: dict[str, Any]
+        self,
+        client: Any,
+        handler: Callable[..., Any],
+        arguments: dict[str, Any],
+        context: ConnectionContext,
     ) -> tuple[int, str, BaseException | None]:
         """Run a handler to its end; gives the close code and reason that follow, and its error."""
         try:
             if _is_coroutine_function(handler):
                 await handler(client, **arguments)
             else:
-                await self._in_thread(handler, client.sync, arguments)
+                await self._in_thread(handler, client.sync, arguments, context)
         except ConnectionClosed:
             pass
-        except _NoThread as error:
+        except NoThreadError as error:
             self.turned_away(error)
             return *NO_THREAD, None
         except BaseException as error:
@@ -627,7 +647,11 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
         return isinstance(error, asyncio.CancelledError)
 
     async def _in_thread(
-        self, handler: Callable[..., Any], client: Any, arguments: dict[str, Any]
+        self,
+        handler: Callable[..., Any],
+        client: Any,
+        arguments: dict[str, Any],
+        contexts: ConnectionContext,
     ) -> None:
         done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
@@ -643,10 +667,14 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
                 # No future can hold one.
                 failure = RuntimeError("the handler raised StopIteration")
                 failure.__cause__ = error
+                contexts.close(error)
                 done.set_exception(failure)
             except BaseException as error:
+                # Here, where what the handler has made in its thread can be undone.
+                contexts.close(None if isinstance(error, ConnectionClosed) else error)
                 done.set_exception(error)
             else:
+                contexts.close()
                 done.set_result(None)
 
         context = contextvars.copy_context()
@@ -656,7 +684,7 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
         try:
             thread.start()
         except RuntimeError as error:
-            raise _NoThread(f"{error}") from error
+            raise NoThreadError(f"{error}") from error
         await asyncio.wrap_future(done)
 
 
@@ -682,4 +710,5 @@ class AsyncioWebSocket(WebSocket):
 
     def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         # The engine does nothing for requests without it.
+        super().uwsgi_defaults(options)
         return {"greenlet": True} if options.get("asyncio") and "greenlet" not in options else {}

@@ -29,6 +29,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from werkzeug.wrappers import Response
+
 from ..client import (
     PING,
     PING_TIMEOUT,
@@ -43,9 +45,12 @@ from ..client import (
 )
 from ..compression import Deflate
 from ..connection import CLOSED, CLOSING, OPEN
+from ..contexts import ConnectionContext
 from ..exceptions import ConnectionClosed
+from ..handlerthread import HandlerThread
+from ..handshake import Handshake
 from ..locks import Lock, pause, thread_ident
-from ..middleware import NO_THREAD, BaseMiddleware, Opening
+from ..middleware import NO_THREAD, BaseMiddleware, NoThreadError, Opening
 from ..servers import loop_engine, threads_run
 from ..settings import LONGEST, Settings
 from ..sockets import RawSocket
@@ -719,14 +724,34 @@ class WebSocketMiddleware(BaseMiddleware):
             )
         return None
 
+    def ask_app(
+        self, context: ConnectionContext, handshake: Handshake, held: bool
+    ) -> Response | None:
+        if held or not threads_run():
+            return super().ask_app(context, handshake, held)
+        try:
+            context.thread = HandlerThread()
+        except RuntimeError as error:
+            raise NoThreadError(f"{error}") from error
+        refused: Response | None = None
+        try:
+            refused = context.thread.call(context.open, handshake, self.websocket.hooks)
+        except BaseException:
+            context.close()
+            raise
+        if refused is not None:
+            context.close()
+        return refused
+
     def start(
         self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
     ) -> None:
         client = self.make_client(opening)
-
-        context = opening.context
+        context, thread = opening.context, opening.context.thread
 
         def run() -> None:
+            if thread is not None:
+                threading.current_thread().name = f"websocket {client.id}"
             try:
                 self.opened(client)
                 self.serve(client, handler, arguments, context)
@@ -741,17 +766,15 @@ class WebSocketMiddleware(BaseMiddleware):
             client.take_early(opening.early)
         try:
             _attendant.add(client)
-            if threads_run() and not opening.holds:
-                threading.Thread(
-                    target=context.run, args=(run,), name=f"websocket {client.id}", daemon=True
-                ).start()
-                return
         except (OSError, RuntimeError) as error:
             self.turned_away(error)
-            _attendant.remove(client)
             client._turn_away(*NO_THREAD)
             context.close(error)
             self.ended(client)
+            return
+        if thread is not None:
+            context.thread = None
+            thread.leave(lambda: context.run(run))
             return
         if not opening.holds:
             self._warn_of_no_threads()

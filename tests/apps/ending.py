@@ -139,6 +139,15 @@ def take_sighup() -> str:
     return "taken"
 
 
+@app.get("/compute")
+def compute_in_view() -> str:
+    """Hold the loop up for longer than it may take to turn."""
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        sum(range(1000))
+    return "done"
+
+
 @app.get("/burn")
 def burn() -> str:
     """Have more memory than --reload-on-rss allows."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import threading
 from collections import deque
 from typing import Any
 
@@ -79,6 +81,14 @@ def before() -> Any:
         raise ZeroDivisionError("in a hook")
     if answer == "session":
         session["seen"] = "before"
+    if answer == "number":
+        return 5
+    if answer == "unserializable":
+        session["seen"] = object()
+    if "user" in request.args:
+        own.user = request.args["user"]
+    if answer == "database":
+        g.database = sqlite3.connect(":memory:")
     return None
 
 
@@ -86,6 +96,40 @@ def before() -> Any:
 def after(response: Response) -> Response:
     note("after_request")
     return response
+
+
+#: As a scoped session of SQLAlchemy's, which is its thread's.
+own = threading.local()
+
+
+@app.teardown_appcontext
+def clean_thread(_: BaseException | None) -> None:
+    own.__dict__.clear()
+    database = g.pop("database", None)
+    if database is not None:
+        database.close()
+
+
+@app.get("/own-user")
+def own_user() -> str:
+    return str(getattr(own, "user", None))
+
+
+@websocket.route("/thread")
+@as_handler
+async def thread(ws: Any) -> None:
+    await ws.receive()
+    await ws.send(getattr(own, "user", "nobody"))
+    await ws.send(str(g.database.execute("select 1").fetchone()[0]))
+    await ws.receive()
+
+
+@websocket.route("/plain-database")
+def plain_database(ws: Any) -> None:
+    """Opens a database by itself; a plain function on each backend."""
+    g.database = sqlite3.connect(":memory:")
+    ws.send(str(g.database.execute("select 1").fetchone()[0]))
+    ws.receive()
 
 
 @app.teardown_request
@@ -96,6 +140,8 @@ def teardown_request(error: BaseException | None) -> None:
 @app.teardown_appcontext
 def teardown_appcontext(error: BaseException | None) -> None:
     note("teardown_appcontext", type(error).__name__)
+    if g.get("teardown") == "exits":
+        raise SystemExit
     if g.get("teardown") == "fails":
         raise ZeroDivisionError("in a teardown function")
 
@@ -112,6 +158,11 @@ def own_error(_: OwnError) -> tuple[str, int]:
 @app.errorhandler(403)
 def forbidden(error: Any) -> tuple[str, int]:
     return f"forbidden: {error.description}", 403
+
+
+@app.get("/expected")
+def expected() -> str:
+    return str(websocket.clients.expected)
 
 
 @app.errorhandler(500)
@@ -206,6 +257,14 @@ async def session_socket(ws: Any) -> None:
 # Hooks.
 
 
+#: Headers that can not be sent.
+HEADERS = {
+    "letter": ("X-Name", "\u0142"),
+    "name": ("X-A\r\nEvil", "1"),
+    "much": ("X-Much", "x" * 40_000),
+}
+
+
 @websocket.before_handshake
 def choose(handshake: Any) -> Any:
     wish = request.args.get("hook")
@@ -220,6 +279,10 @@ def choose(handshake: Any) -> Any:
         handshake.subprotocol = "v3"
     elif wish == "accept":
         handshake.headers["Sec-WebSocket-Accept"] = "x"
+    elif wish in HEADERS:
+        handshake.headers[HEADERS[wish][0]] = HEADERS[wish][1]
+    elif wish == "number":
+        return 5
     elif wish == "refuse":
         return "not in the mood", 429
     elif wish == "abort":
