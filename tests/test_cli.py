@@ -151,16 +151,22 @@ def test_each_engine_serves(
 
 
 @pytest.mark.parametrize(
-    "name", ["package.site:create_app('made')", "package/site.py:create_app('made')"]
+    ("name", "title"),
+    [
+        ("package.site:create_app('made')", "made"),
+        ("package/site.py:create_app('made')", "made"),
+        # uWSGI would put the host's name and a variable there.
+        ("package.site:create_app('@(/etc/hostname)$(HOME)')", "@(/etc/hostname)$(HOME)"),
+    ],
 )
 def test_factory_with_arguments_serves(
-    name: str, serve: Callable[..., int], tmp_path: Path
+    name: str, title: str, serve: Callable[..., int], tmp_path: Path
 ) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "__init__.py").touch()
     write(tmp_path / "package", name="site.py")
     port = serve("--app", name, "uwsgi", "run")
-    assert page(f"http://127.0.0.1:{port}/").startswith("made ")
+    assert page(f"http://127.0.0.1:{port}/").startswith(f"{title} ")
     assert echoes(f"ws://127.0.0.1:{port}/echo")
 
 
@@ -460,6 +466,12 @@ def test_configuration_is_read_and_not_run(tmp_path: Path) -> None:
     assert "WARN  http-keepalive" in said
     assert "FAIL  http without http-websockets" in said
     assert [path.name for path in tmp_path.iterdir()] == ["my.ini"]
+    # A flag that is there and off is not set.
+    off = "[uwsgi]\nhttp = :1\nhttp-websockets = false\nmaster = off\n"
+    (tmp_path / "my.ini").write_text(off)
+    said = doctor(tmp_path, "--ini", "my.ini")[1]
+    assert "FAIL  http without http-websockets" in said
+    assert "WARN  no master" in said
 
 
 def test_program_that_is_no_uwsgi_is_named(tmp_path: Path) -> None:
@@ -539,6 +551,35 @@ def test_old_uwsgi_without_engines_threads_or_python(tmp_path: Path) -> None:
         tmp_path, "--", "--plugin", "python3", "--master", "--enable-threads", **environment
     )[1]
     assert "2.0.22" not in said
+
+
+def test_number_that_is_none_is_named(tmp_path: Path) -> None:
+    for option in ("max-fd", "listen"):
+        status, said = doctor(tmp_path, "--", f"--{option}", "abc")[:2]
+        assert f"FAIL  {option} is 'abc': give it a number" in said
+        assert status == 1
+
+
+def test_option_of_uwsgis_is_told_its_place(tmp_path: Path) -> None:
+    for command in (["run", "--stats", ":1"], ["doctor", "--gevent", "10"]):
+        result = subprocess.run(
+            [*FLASK, "uwsgi", *command], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert "uWSGI's own options come after '--'" in result.stderr
+
+
+def test_engine_that_answers_501_is_refused(tmp_path: Path) -> None:
+    for backend in ("WebSocket", "AsyncioWebSocket"):
+        write(tmp_path, backend)
+        result = subprocess.run(
+            [*FLASK, "--app", "site_cli", "uwsgi", "run", "--gevent", "10"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 1
+        assert "leave gevent out, or use GeventWebSocket" in result.stderr
 
 
 def test_few_descriptors_are_named(tmp_path: Path) -> None:

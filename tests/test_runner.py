@@ -532,11 +532,15 @@ def test_configuration_file_runs_the_examples(
         assert ws.ping().wait(10)
 
 
+@pytest.mark.parametrize("line", ["", "http-websockets = false"], ids=["not-there", "false"])
 def test_router_without_websockets_is_refused_with_the_option(
-    run_script: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+    line: str, run_script: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     port = free_port()
-    run = f"app.run(host='127.0.0.1', port={port}, http_websockets=False)\n"
+    ini = tmp_path / "more.ini"
+    ini.write_text(f"[uwsgi]\n{line}\n")
+    options = f"http_websockets=False, ini={str(ini)!r}"
+    run = f"app.run(host='127.0.0.1', port={port}, {options})\n"
     process = run_script(str(script(tmp_path, run)))
     wait_for_uwsgi(port, process)
     with pytest.raises(InvalidStatus) as error:
