@@ -136,8 +136,8 @@ class BaseMiddleware:
         if refused is not None:
             refused.headers.setdefault("Connection", "close")
             return refused(environ, start_response)
-        answer = handshake.settle(answer)
         try:
+            answer = handshake.settle(answer)
             taken = self._take(environ, start_response, answer, settings)
         except BaseException as error:
             context.close(error)

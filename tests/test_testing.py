@@ -548,7 +548,7 @@ def test_fixture_serves_the_app_of_the_users_own_fixture(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("fixture", "error"),
     [
-        ("", "fixture named 'app'"),
+        ("", "fixture 'app' not found"),
         (
             "@pytest.fixture\ndef app():\n    return Flask(__name__)\n",
             "has no WebSocket extension",

@@ -585,7 +585,11 @@ class WebSocketClient(BaseClient, BlockingCalls):
         elif due == SILENT:
             self.dropped = PING_TIMEOUT
             self._reply(self._connection.close(1011, "keepalive ping timeout"))
-            self._lose()
+            if self._backlog:
+                # Whoever is writing sends it; the next round is the last.
+                self._ended_at = 0.0
+            else:
+                self._lose()
 
 
 class _Attendant:
