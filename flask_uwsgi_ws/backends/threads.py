@@ -737,9 +737,13 @@ class WebSocketMiddleware(BaseMiddleware):
             context.thread = HandlerThread()
         except RuntimeError as error:
             raise NoThreadError(f"{error}") from error
-        refused: Response | None = None
+        hooks = self.websocket.hooks
         try:
-            refused = context.thread.call(context.open, handshake, self.websocket.hooks)
+            if context.asks_app(hooks):
+                refused = context.thread.call(context.open, handshake, hooks)
+            else:
+                # Flask's own part leaves nothing behind, and the way to a thread takes time.
+                refused = context.open(handshake, hooks)
         except BaseException:
             context.close()
             raise
