@@ -9,7 +9,8 @@ VERSIONS := 3.10 3.12 3.13
 FUZZ_PYTHON ?= 3.12
 BEHAVIOUR := $(addprefix tests/test_,behaviour.py faults.py flask_features.py limits.py processes.py asyncio.py \
     gevent.py handshake.py)
-OPERATIONS := $(addprefix tests/test_,configs.py ending.py ending_handlers.py idle.py install.py outages.py reload.py)
+OPERATIONS := $(addprefix tests/test_,cli.py configs.py cross_site.py docs.py ending.py ending_handlers.py idle.py \
+    install.py outages.py reload.py)
 # Most tests wait most of the time.
 PARALLEL := --numprocesses 4 --dist worksteal
 SOURCES := setup.py pyproject.toml $(wildcard flask_uwsgi_ws/*.p* flask_uwsgi_ws/backends/*.p*)
