@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from test_configs import page
-from test_runner import echoes
+from test_runner import echoes, echoes_soon
 from uwsgi_server import ROOT, free_port, wait_for_uwsgi
 from werkzeug.serving import make_ssl_devcert
 
@@ -217,10 +217,10 @@ def test_certificate_serves_wss(serve: Callable[..., int], tmp_path: Path) -> No
     context.verify_mode = ssl.CERT_NONE
     certificate, key = make_ssl_devcert(str(tmp_path / "own"), host="127.0.0.1")
     port = serve("--app", "site_cli", "uwsgi", "run", "--cert", certificate, "--key", key)
-    assert echoes(f"wss://127.0.0.1:{port}/echo", ssl=context)
+    assert echoes_soon(f"wss://127.0.0.1:{port}/echo", ssl=context)
     cache = {"XDG_CACHE_HOME": str(tmp_path)}
     port = serve("--app", "site_cli", "uwsgi", "run", "--ssl", "adhoc", **cache)
-    assert echoes(f"wss://127.0.0.1:{port}/echo", ssl=context)
+    assert echoes_soon(f"wss://127.0.0.1:{port}/echo", ssl=context)
 
 
 @pytest.mark.parametrize(

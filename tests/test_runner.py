@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -107,9 +108,20 @@ def script(folder: Path, run: str, name: str = "app") -> Path:
 
 def echoes(url: str, **options: Any) -> bool:
     """Talk to a server, whose app may still be loaded."""
-    with connect(url, proxy=None, open_timeout=30, **options) as ws:
+    with connect(url, proxy=None, **{"open_timeout": 30, **options}) as ws:
         ws.send("hi")
         return ws.recv(timeout=10) == "hi"
+
+
+def echoes_soon(url: str, **options: Any) -> bool:
+    """Talk to a TLS router that has just been started.
+
+    On a busy machine its very first connection was left without an answer now and then.
+    """
+    for _ in range(2):
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            return echoes(url, **{"open_timeout": 10, **options})
+    return echoes(url, **options)
 
 
 # The command line.
@@ -456,14 +468,14 @@ def test_ssl_context_serves_wss(
     run = f"app.run(host='127.0.0.1', port={adhoc}, ssl_context='adhoc')\n"
     process = run_script(str(script(tmp_path, run)), env=environment)
     wait_for_uwsgi(adhoc, process)
-    assert echoes(f"wss://127.0.0.1:{adhoc}/echo", ssl=context)
+    assert echoes_soon(f"wss://127.0.0.1:{adhoc}/echo", ssl=context)
     files = sorted((tmp_path / "flask-uwsgi-ws").iterdir())
     assert [file.name for file in files] == ["127.0.0.1.crt", "127.0.0.1.key"]
     assert files[1].stat().st_mode & 0o077 == 0
     run = f"app.run(host='127.0.0.1', port={own}, ssl_context={tuple(map(str, files))})\n"
     process = run_script(str(script(tmp_path, run)), env=environment)
     wait_for_uwsgi(own, process)
-    assert echoes(f"wss://127.0.0.1:{own}/echo", ssl=context)
+    assert echoes_soon(f"wss://127.0.0.1:{own}/echo", ssl=context)
 
 
 def test_https_socket_is_refused_with_what_to_use(

@@ -60,7 +60,8 @@ def wait_for_uwsgi(port: int, process: subprocess.Popen[bytes]) -> None:
     begun_as = b"".join(os.fsencode(argument) + b"\0" for argument in process.args)
     command = Path(f"/proc/{process.pid}/cmdline")
     end = time.monotonic() + 30
-    while command.read_bytes() == begun_as:
+    # Empty for a moment, while one program takes the other's place.
+    while command.read_bytes() in (b"", begun_as):
         if time.monotonic() > end:
             raise RuntimeError(f"{process.args} does not become uWSGI")
         time.sleep(0.02)
