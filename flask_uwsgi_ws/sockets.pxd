@@ -2,6 +2,5 @@ cdef class RawSocket:
     cdef int _fd
 
     cpdef bytes recv(self, Py_ssize_t size, int flags=*)
-    cpdef Py_ssize_t send(self, bytes data, int flags=*) except -1
     cpdef bytes recv_now(self)
     cpdef Py_ssize_t send_now(self, bytes data, Py_ssize_t start=*)

@@ -1,4 +1,4 @@
-"""``recv`` and ``send`` of a socket; ``sockets.pyx`` takes this module's place where compiled."""
+"""Reading and writing of a socket; ``sockets.pyx`` takes this module's place where compiled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ class RawSocket:
         # A socket that gevent has patched would wait in ways of its own.
         self._socket = getattr(sock, "_sock", sock)
         self.recv = self._socket.recv
-        self.send = self._socket.send
 
     def recv_now(self) -> bytes | None:
         """Receive what is there, at most 256 KiB; ``b""`` at the end, ``None`` for nothing yet."""

@@ -53,7 +53,7 @@ cdef char _arrived[MOST]
 
 
 cdef class RawSocket:
-    """The two methods of a socket that every message passes.
+    """The methods of a socket that every message passes.
 
     :param sock: the socket, which somebody else closes.
     """
@@ -89,22 +89,6 @@ cdef class RawSocket:
         if large is None or count < size:
             return buffer[:count]
         return large
-
-    cpdef Py_ssize_t send(self, bytes data, int flags=0) except -1:
-        """Send what the kernel takes of *data*, as ``socket.send``."""
-        if data is None:
-            raise TypeError("None is not bytes")
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        cdef const void *buffer = PyBytes_AS_STRING(data)
-        cdef ssize_t count
-        while True:
-            with nogil:
-                count = c_send(self._fd, buffer, size, flags)
-            if count >= 0:
-                return count
-            if errno != EINTR:
-                PyErr_SetFromErrno(OSError)
-            PyErr_CheckSignals()
 
     # A call that does not wait takes less time than giving the GIL away and
     # getting it back, so these two keep it.

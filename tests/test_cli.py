@@ -24,7 +24,7 @@ from werkzeug.serving import make_ssl_devcert
 from flask_uwsgi_ws import AsyncioWebSocket, GeventWebSocket, WebSocket
 from flask_uwsgi_ws.doctor import Subject, limit_findings, option_findings
 from flask_uwsgi_ws.frames import COMPILED
-from flask_uwsgi_ws.program import examine
+from flask_uwsgi_ws.program import ProgramError, evaluate, examine
 
 FLASK = [sys.executable, "-m", "flask"]
 UWSGI = str(Path(sys.executable).parent / "uwsgi")
@@ -663,3 +663,8 @@ def test_python_of_the_system_is_left_alone(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "is not a virtual environment" in result.stderr
     assert "--yes" in result.stderr
+
+
+def test_program_that_does_not_run_is_said() -> None:
+    with pytest.raises(ProgramError, match="does not run: No such file"):
+        evaluate("/no/such/uwsgi", [], "1")

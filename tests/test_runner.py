@@ -571,3 +571,16 @@ def test_plain_command_line_of_the_readme_works(
     process = run_script("-c", f"import os; os.execv({UWSGI!r}, {arguments!r})", cwd=tmp_path)
     wait_for_uwsgi(port, process)
     assert all(echoes(f"ws://127.0.0.1:{port}/echo") for _ in range(10))
+
+
+def test_program_that_can_not_be_run_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = tmp_path / "uwsgi"
+    program.write_text("no program")
+    program.chmod(0o755)
+    with pytest.raises(RunError, match=r"uwsgi can not be run: Exec format error; set FLASK_UWSGI"):
+        runner.become([str(program), "--http", "127.0.0.1:5000,extra", "--master"])
+    said = capsys.readouterr().err
+    assert f" * {program} --http" in said
+    assert " * http://127.0.0.1:5000/ (CTRL+C ends it)" in said
