@@ -9,8 +9,8 @@ VERSIONS := 3.10 3.12 3.13
 FUZZ_PYTHON ?= 3.12
 BEHAVIOUR := $(addprefix tests/test_,behaviour.py faults.py flask_features.py limits.py processes.py asyncio.py \
     gevent.py handshake.py)
-OPERATIONS := $(addprefix tests/test_,cli.py configs.py cross_site.py docs.py ending.py ending_handlers.py idle.py \
-    install.py outages.py reload.py)
+OPERATIONS := $(addprefix tests/test_,cli.py configs.py cross_site.py docs.py ending.py ending_handlers.py hostile.py \
+    idle.py install.py outages.py reload.py) $(wildcard tests/test_example*.py)
 # Most tests wait most of the time.
 PARALLEL := --numprocesses 4 --dist worksteal
 SOURCES := setup.py pyproject.toml $(wildcard flask_uwsgi_ws/*.p* flask_uwsgi_ws/backends/*.p*)
@@ -25,8 +25,8 @@ run: .venv/installed
 test: .venv/tools .venv/installed build/uncompiled/installed build/pyuwsgi/installed
 	tests/forms $(BIN) $(PARALLEL)
 
-# The ends of workers, reloads, outages, proxies, configurations and uWSGI's build, on the compiled
-# form.
+# The ends of workers, reloads, outages, hostile clients, proxies, configurations, uWSGI's build and
+# the examples in a browser, on the compiled form.
 test-operations: .venv/tools .venv/installed
 	$(BIN)/pytest $(PARALLEL) $(OPERATIONS)
 
