@@ -13,7 +13,7 @@ OPERATIONS := $(addprefix tests/test_,cli.py configs.py cross_site.py docs.py en
     idle.py install.py outages.py reload.py) $(wildcard tests/test_example*.py)
 # Most tests wait most of the time.
 PARALLEL := --numprocesses 4 --dist worksteal
-SOURCES := setup.py pyproject.toml $(wildcard flask_uwsgi_ws/*.p* flask_uwsgi_ws/backends/*.p*)
+SOURCES := setup.py pyproject.toml $(wildcard $(addprefix flask_uwsgi_ws/,*.p* backends/*.p* queues/*.p*))
 
 .PHONY: run test test-operations test-all smoke style types coverage docs conformance \
     conformance-quick bench bench-quick bench-workers idle reload screenshots soak fuzz \

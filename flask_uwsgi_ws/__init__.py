@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .backends.threads import WebSocketClient, WebSocketMiddleware
     from .exceptions import ConnectionClosed
     from .extension import WebSocket
+    from .queues.base import QueueError
     from .views import WebSocketView
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "GeventWebSocket",
     "GeventWebSocketClient",
     "GeventWebSocketMiddleware",
+    "QueueError",
     "WebSocket",
     "WebSocketClient",
     "WebSocketMiddleware",
@@ -32,6 +34,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "ConnectionClosed": "exceptions",
+    "QueueError": "queues.base",
     "WebSocket": "extension",
     "WebSocketClient": "backends.threads",
     "WebSocketMiddleware": "backends.threads",

@@ -12,6 +12,7 @@ cdef class BaseClient:
     cdef readonly object environ
     cdef readonly int fd
     cdef object _id
+    cdef public object messenger
     cdef readonly object subprotocol
     cdef public object timeout
     cdef object _socket

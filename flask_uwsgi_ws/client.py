@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import struct
 import sys
 import time
-import uuid
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
@@ -67,6 +67,8 @@ class BaseClient:
         self._settings = settings
         self._connection = Connection(min(settings.max_size or 0, sys.maxsize), deflate)
         self._id: str | None = None
+        #: What the client's rooms are known to; the middleware sets it.
+        self.messenger: Any = None
         self._end_told = False
         # For the keepalive: whether bytes came since the last look, when they
         # last came, and when our unanswered Ping went out.
@@ -94,8 +96,21 @@ class BaseClient:
     def id(self) -> str:
         """A name for this connection that no other has, on any machine."""
         if self._id is None:
-            self._id = uuid.uuid4().hex
+            self._id = worker_token() + os.urandom(8).hex()
+            if self.messenger is not None:
+                self.messenger.rooms.know(self, self._id)
         return self._id
+
+    @property
+    def known_id(self) -> str:
+        """The :attr:`id`, if somebody has asked for it; else an empty text."""
+        return self._id or ""
+
+    @property
+    def rooms(self) -> frozenset[str]:
+        """The rooms that the client is in."""
+        rooms: frozenset[str] = self.messenger.rooms.rooms_of(self)
+        return rooms
 
     @property
     def connected(self) -> bool:
@@ -170,6 +185,33 @@ class BaseClient:
             raise self._ended()
         self._end_told = True
 
+    # For what is sent to many, see rooms.py.
+
+    @property
+    def compresses(self) -> bool:
+        """Whether messages to the client are compressed."""
+        return self._connection.compresses
+
+    @property
+    def shared_compression(self) -> tuple[Any, ...] | None:
+        """What a compressed message depends on besides itself, if that can be said."""
+        return self._connection.shared_compression
+
+    def compress_shared(self, frame: bytes) -> bytes:
+        """Compress a message for all who have the same :attr:`shared_compression`."""
+        return self._connection.compress(frame)
+
+    def put_shared(self, frame: bytes, ready: bool) -> bool:
+        """Send a message that others get too, without waiting; from any thread.
+
+        A client for which more than ``room_limit`` bytes wait is given up.
+
+        :param frame: of the message.
+        :param ready: whether it is compressed, or not to be.
+        :returns: whether it was put on its way.
+        """
+        raise NotImplementedError
+
     def _frame(self, message: Sendable | None, binary: bool | None) -> bytes:
         """Make the frame of a message.
 
@@ -185,17 +227,10 @@ class BaseClient:
                 try:
                     return connection.send_text(message)
                 except UnicodeEncodeError as error:
-                    raise ValueError(f"text can not be sent as UTF-8: {error}") from None
+                    raise _no_text(error) from None
             return connection.send_binary(message.encode())
         if not isinstance(message, (bytes, bytearray, memoryview)):
-            # Not inspect.iscoroutine: it does not know those of compiled functions.
-            if isinstance(message, Coroutine):
-                message.close()
-                raise TypeError("a message is not a coroutine: 'await' is missing before it")
-            raise TypeError(
-                f"a message is str, bytes, bytearray or memoryview, not {type(message).__name__}; "
-                "for other values there is send_json"
-            )
+            raise _no_message(message)
         if binary is False:
             try:
                 return connection.send_utf8(bytes(message))
@@ -260,9 +295,53 @@ class BaseClient:
         return f"<{type(self).__name__} {self.id} {path!r} {state}>"
 
 
+def _no_message(message: object) -> TypeError:
+    # Not inspect.iscoroutine: it does not know those of compiled functions.
+    if isinstance(message, Coroutine):
+        message.close()
+        return TypeError("a message is not a coroutine: 'await' is missing before it")
+    return TypeError(
+        f"a message is str, bytes, bytearray or memoryview, not {type(message).__name__}; "
+        "for other values there is send_json"
+    )
+
+
+def _no_text(error: UnicodeEncodeError) -> ValueError:
+    return ValueError(f"text can not be sent as UTF-8: {error}")
+
+
+def payload_of(message: object, binary: bool | None) -> tuple[bool, bytes]:
+    """Look at a message that is to be sent to many.
+
+    :param binary: as in :meth:`BlockingCalls.send`.
+    :returns: whether it is binary, and its payload.
+    :raises TypeError: for what is not a message.
+    :raises ValueError: for text that can not be UTF-8.
+    """
+    if isinstance(message, str):
+        try:
+            return bool(binary), str.encode(message)
+        except UnicodeEncodeError as error:
+            raise _no_text(error) from None
+    if not isinstance(message, (bytes, bytearray, memoryview)):
+        raise _no_message(message)
+    payload = bytes(message)
+    if binary is False:
+        try:
+            payload.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"text is not UTF-8: {error}") from None
+    return binary is not False, payload
+
+
 def would_wait(waiting: int) -> BlockingIOError:
     """Say that a message was not sent, since so many bytes are waiting to be."""
     return BlockingIOError(f"{waiting} bytes are waiting to be sent: the client reads too slowly")
+
+
+def limit_reason(waiting: int) -> str:
+    """Say why a client was given up that many messages of rooms wait for."""
+    return f"{waiting} bytes were waiting for the client"
 
 
 def slow_reason(seconds: float) -> str:
@@ -302,6 +381,8 @@ class BlockingCalls:
     """The contract's blocking calls, of which a subclass gives those that wait."""
 
     __slots__ = ()
+
+    messenger: Any
 
     def receive(self, timeout: float | None = None) -> Message | None:
         """Wait for the next message.
@@ -348,6 +429,33 @@ class BlockingCalls:
         :raises ConnectionClosed: after that ``None``.
         """
         raise NotImplementedError
+
+    def join(
+        self, room: str, info: Any = None, *, last: int | None = None, since: str | None = None
+    ) -> bool:
+        """Enter a room; the client gets its messages from here on (:meth:`.WebSocket.send_to`).
+
+        A client leaves its rooms when its handler ends.
+
+        :param room: its name.
+        :param info: what :meth:`.WebSocket.presence` is to tell of the client; any JSON.
+        :param last: how many of the room's last messages the client gets first.
+        :param since: the id of a message after which it gets all first. For both there has to be
+            a ``history``.
+        :returns: whether the client, if *since* is given, has missed nothing since: the history
+            goes back so far.
+        :raises QueueError: if there is a message queue that does not answer, and history is asked
+            for; the client is in the room all the same.
+        :raises TypeError: for a name that is no ``str``, an *info* that is not JSON, or both
+            *last* and *since*.
+        :raises ValueError: for an empty name, a *since* that is no id, or without a ``history``.
+        """
+        joined: bool = self.messenger.join(self, room, info, last, since)
+        return joined
+
+    def leave(self, room: str) -> None:
+        """Leave a room; does nothing if the client is not in it."""
+        self.messenger.leave(self, room)
 
     def ping(self, data: bytes = b"") -> None:
         """Send a Ping, :rfc:`6455` section 5.5.2; the Pong is dealt with here.
@@ -422,6 +530,18 @@ class BlockingCalls:
         if message is None:
             raise StopIteration
         return message
+
+
+_worker = (0, "")
+
+
+def worker_token() -> str:
+    """Give what the ids of all clients of this process begin with, and no other's do."""
+    global _worker
+    pid = os.getpid()
+    if _worker[0] != pid:
+        _worker = (pid, os.urandom(8).hex())
+    return _worker[1]
 
 
 # Text that many connections have in common: the names and values of their headers. It is

@@ -35,6 +35,12 @@ class Snapshot:
     ping_timeouts: int
     #: Handlers that raised.
     handler_errors: int
+    #: Frames made for messages to rooms and to all, one for all their members.
+    shared_frames: int
+    #: Messages that clients were sent with these.
+    shared_messages: int
+    #: Messages of the message queue that did not arrive in this worker.
+    queue_lost: int
 
 
 #: The counts that are sums over clients.
@@ -54,6 +60,7 @@ class Clients:
         self._closed: Counter[int] = Counter()
         self._dropped: Counter[str] = Counter()
         self._handler_errors = 0
+        self._shared_frames = self._shared_messages = self._queue_lost = 0
         # Of those that have ended.
         self._traffic = dict.fromkeys(TRAFFIC, 0)
         #: Handshakes that have been answered, or are being, whose clients are not here yet.
@@ -90,6 +97,9 @@ class Clients:
                 slow_clients=self._dropped[SLOW],
                 ping_timeouts=self._dropped[PING_TIMEOUT],
                 handler_errors=self._handler_errors,
+                shared_frames=self._shared_frames,
+                shared_messages=self._shared_messages,
+                queue_lost=self._queue_lost,
                 **traffic,
             )
 
@@ -129,3 +139,14 @@ class Clients:
     def count_handler_error(self) -> None:
         with self._lock:
             self._handler_errors += 1
+
+    def count_fanout(self, frames: int, messages: int) -> None:
+        """Frames have been made, and sent so many times."""
+        with self._lock:
+            self._shared_frames += frames
+            self._shared_messages += messages
+
+    def count_lost(self, messages: int) -> None:
+        """Messages of the queue have not arrived."""
+        with self._lock:
+            self._queue_lost += messages

@@ -97,6 +97,7 @@ class Deflate:
         "_keeps_deflater",
         "_keeps_inflater",
         "_settings",
+        "shared",
     )
 
     def __init__(self, agreed: PerMessageDeflate) -> None:
@@ -107,6 +108,11 @@ class Deflate:
         self._inflater_bits = max(agreed.remote_max_window_bits, 9)
         self._deflater_bits = agreed.local_max_window_bits
         self._settings = agreed.compress_settings or {}
+        #: What a compressed message depends on besides itself; ``None`` with context takeover,
+        #: where it depends on the messages before it.
+        self.shared: tuple[Any, ...] | None = None
+        if not self._keeps_deflater:
+            self.shared = (self._deflater_bits, *sorted(self._settings.items()))
         self._inflater: Any = None
         self._deflater: Any = None
         self._ends = 0

@@ -24,6 +24,7 @@ cdef class Connection:
     cdef readonly bint has_replies
     cdef readonly bint faulty
     cdef readonly bint compresses
+    cdef readonly object shared_compression
     cdef object _deflate
     cdef FrameParser _parser
     cdef Py_ssize_t _max_size

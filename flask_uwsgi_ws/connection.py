@@ -130,6 +130,8 @@ class Connection:
         self.faulty = False
         #: Whether messages that are sent have to pass :meth:`compress`.
         self.compresses = deflate is not None
+        #: What a compressed message depends on besides itself; ``None`` if on those before it.
+        self.shared_compression = None if deflate is None else deflate.shared
         self._deflate = deflate
         self._parser = FrameParser(0 if deflate is None else 0x40)
         self._max_size = max_size

@@ -6,6 +6,8 @@ import inspect
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -16,12 +18,15 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from . import runner, signals
 from .backends.threads import WebSocketMiddleware
 from .blueprints import SocketApp
+from .client import Sendable
 from .clients import Clients
 from .contexts import Hook
 from .ending import worker_end
 from .limits import mercy_warning
 from .loops import prepare_engine
+from .messenger import Messenger
 from .middleware import BaseMiddleware
+from .queues.base import MakeMessage
 from .servers import has_threads, loop_engine, threads_beside, uwsgi_module, uwsgi_options
 from .settings import Settings, unknown_names
 from .statistics import Statistics
@@ -68,6 +73,8 @@ class WebSocket:
         self._options = options
         #: The clients of this worker; iterable from any thread.
         self.clients = Clients()
+        #: What the clients' rooms are known to.
+        self.messenger = Messenger(self.clients, self._any_settings, self.hand_over)
         self._statistics: Statistics | None = None
         #: The functions of :meth:`before_handshake`.
         self.hooks: list[Hook] = []
@@ -94,7 +101,9 @@ class WebSocket:
             )
         self.prepare(app)
         # What is set already is checked now; the rest when it is first asked for.
-        Settings.load(app.config, self._options, uwsgi_options())
+        settings = Settings.load(app.config, self._options, uwsgi_options())
+        if settings.message_queue is not None and find_spec("redis") is None:
+            raise RuntimeError("a message queue needs redis: pip install 'Flask-uWSGI-WS[redis]'")
         app.extensions[EXTENSION] = _AppState(self)
         self._warn_of_unknown_names(app)
         try:
@@ -140,6 +149,22 @@ class WebSocket:
         worker_end().watch(self.clients)
         if self._statistics is not None:
             self._statistics.start()
+        self.messenger.start()
+
+    def hand_over(self, call: Callable[..., None], *arguments: Any) -> None:
+        """Have something done where the clients are served; from any thread, in order."""
+        call(*arguments)
+
+    def _any_settings(self) -> Settings:
+        """Give the options of the app that is meant, or of the only one."""
+        app = self._app_here() or self._only_app("send to clients")
+        return self.settings(app)
+
+    def _app_here(self) -> Flask | None:
+        app: Flask | None = None
+        if has_app_context():
+            app = current_app._get_current_object()  # type: ignore[attr-defined]
+        return app if app in self._apps else None
 
     def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give uWSGI options that this backend needs and ``app.run`` was not given.
@@ -291,17 +316,78 @@ class WebSocket:
         :raises RuntimeError: where the app or the host is not known.
         :raises werkzeug.routing.BuildError: if there is no such route or a variable is missing.
         """
-        app = current_app if has_app_context() else self._only_app()
+        app = current_app if has_app_context() else self._only_app("url_for")
         url = app.url_for(endpoint, _external=True, **values)
         if _external:
             return url
         parts = urlsplit(url)
         return urlunsplit(("", "", *parts[2:]))
 
-    def _only_app(self) -> Flask:
+    def _only_app(self, what: str) -> Flask:
         if len(self._apps) != 1:
-            raise RuntimeError("url_for needs an app context here: with app.app_context():")
+            raise RuntimeError(f"{what} needs an app context here: with app.app_context():")
         return next(iter(self._apps))
+
+    def send_to(
+        self,
+        room: str,
+        message: Sendable | MakeMessage,
+        skip: Any = None,
+        binary: bool | None = None,
+    ) -> Any:
+        """Send a message to all members of a room, wherever they are.
+
+        From anywhere: handlers, views, threads, commands, timers, mules, and processes that are
+        no uWSGI at all, if there is a ``message_queue``. Nobody is waited for but, where there is
+        one, Redis. The members get the messages of one sender in the order in which they were
+        sent.
+
+        With ``AsyncioWebSocket`` a coroutine awaits this, and :meth:`broadcast`,
+        :meth:`send_to_client` and :meth:`presence`; all others call them.
+
+        :param room: its name.
+        :param message: as :meth:`~.client.BlockingCalls.send` takes it; or, where rooms have a
+            ``history``, a function that is given the message's id there and gives the message.
+        :param skip: a client, or its id, that is not to get it.
+        :param binary: as in :meth:`~.client.BlockingCalls.send`.
+        :returns: the id of the message in the room's history; ``None`` if it has none yet.
+        :raises QueueError: if it can not reach all members: there is no ``message_queue`` and more
+            than one process, or Redis does not answer.
+        :raises TypeError: for what is not a message, or a name that is no ``str``.
+        :raises ValueError: for text that can not be UTF-8, or an empty name.
+        """
+        return self._call(partial(self.messenger.send_to, room, message, skip, binary))
+
+    def broadcast(self, message: Sendable, skip: Any = None, binary: bool | None = None) -> Any:
+        """Send a message to all clients; parameters and errors are those of :meth:`send_to`."""
+        return self._call(partial(self.messenger.broadcast, message, skip, binary))
+
+    def send_to_client(self, id: Any, message: Sendable, binary: bool | None = None) -> Any:
+        """Send a message to one client, wherever it is.
+
+        :param id: its :attr:`~.client.BaseClient.id`.
+        :param message: as :meth:`~.client.BlockingCalls.send` takes it.
+        :param binary: the same.
+        :returns: whether the client is here, or a worker that may have it has got the message.
+        :raises QueueError: as :meth:`send_to`.
+        """
+        return self._call(partial(self.messenger.send_to_client, id, message, binary))
+
+    def presence(self, room: str) -> Any:
+        """Tell who is in a room, over all workers.
+
+        Those of a worker that was killed are among them for ten more seconds.
+
+        :param room: its name.
+        :returns: a dict of the clients' ids, each with the ``info`` of its
+            :meth:`~.client.BlockingCalls.join`.
+        :raises QueueError: as :meth:`send_to`.
+        """
+        return self._call(partial(self.messenger.presence, room))
+
+    def _call(self, call: partial[Any]) -> Any:
+        """Do what sends, in the way of the backend."""
+        return call()
 
     def run(
         self,

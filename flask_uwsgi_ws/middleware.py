@@ -101,6 +101,7 @@ class BaseMiddleware:
         self.app = app
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        self.websocket.messenger.serves(environ)
         if is_handshake(environ):
             kept = keep_environ(environ)
             context = ConnectionContext(self.app, kept)
@@ -241,6 +242,7 @@ class BaseMiddleware:
         try:
             client: Any = self.client(*opening[:5])
             client.route = opening.route
+            client.messenger = self.websocket.messenger
             clients.add(client)
         finally:
             clients.expect_no_more()
@@ -262,6 +264,7 @@ class BaseMiddleware:
         :param client: of the class :attr:`client`.
         """
         if self.websocket.clients.remove(client):
+            client.messenger.ended(client)
             log_closed(self.app, client)
 
     def serve(

@@ -22,6 +22,10 @@ _LIKE_OURS = re.compile("UWSGI_WEBSOCKETS?_|UWSGI_WS_")
 LONGEST = 1_000_000
 
 
+_WHOLE = ("max_size", "max_queue", "write_limit", "room_limit", "queue_kept", "history")
+_QUEUES = re.compile(r"(rediss?|unix|rediss?\+(sentinel|cluster))://.")
+
+
 @dataclass(frozen=True)
 class Settings:
     """Checked values of the options.
@@ -49,6 +53,24 @@ class Settings:
     max_queue: int = 1000
     #: Bytes that may wait to be sent to a client before ``send`` waits for it.
     write_limit: int = 65536
+    #: Bytes that may wait to be sent to a client before the next message to one of its rooms ends
+    #: it as a slow one.
+    room_limit: int = 2**20
+    #: The URL of the Redis that joins the workers: ``redis://``, ``rediss://``, ``unix://``,
+    #: ``redis+sentinel://host,host/service/db`` or ``redis+cluster://host,host``; ``None`` for
+    #: rooms in one worker.
+    message_queue: str | None = None
+    #: What the names of the queue's channels and keys begin with; apps that share a Redis have
+    #: different ones.
+    queue_prefix: str = "flask-uwsgi-ws"
+    #: Messages that are kept while Redis is away, and sent when it is back; with 0 they raise.
+    queue_kept: int = 0
+    #: Whether the members in the sender's worker get a message even while Redis is away.
+    queue_local: bool = False
+    #: Messages that each room remembers for those who join it.
+    history: int = 0
+    #: Seconds after a room's last message after which all are forgotten.
+    history_ttl: float = 3600.0
     #: Whether messages are compressed for clients that can (:rfc:`7692`): ``True``, or a dict
     #: of parameters (:data:`.compression.PARAMETERS`).
     compression: bool | Mapping[str, Any] = False
@@ -71,11 +93,15 @@ class Settings:
             ("send_timeout", 0.05, False),
             ("max_queue", 1, False),
             ("write_limit", 1, False),
+            ("room_limit", 1, False),
+            ("queue_kept", 0, False),
+            ("history", 0, False),
+            ("history_ttl", 1, False),
         ):
             value = getattr(self, name)
             if value is None and none_allowed:
                 continue
-            whole = name in {"max_size", "max_queue", "write_limit"}
+            whole = name in _WHOLE
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 kind = "a whole number" if whole else "a number of seconds"
                 raise ValueError(_wrong(name, value, kind + (" or None" if none_allowed else "")))
@@ -83,6 +109,12 @@ class Settings:
                 raise ValueError(_wrong(name, value, f"{least} or more"))
             if not whole and value > LONGEST:
                 raise ValueError(_wrong(name, value, f"{LONGEST} seconds at most"))
+        url = self.message_queue
+        if url is not None and not (isinstance(url, str) and _QUEUES.match(url)):
+            kind = "the URL of a Redis, such as 'redis://localhost:6379', or None"
+            raise ValueError(_wrong("message_queue", url, kind))
+        if not (isinstance(self.queue_prefix, str) and self.queue_prefix):
+            raise ValueError(_wrong("queue_prefix", self.queue_prefix, "a name"))
         try:
             deflate_factory(self.compression)
         except ValueError as error:

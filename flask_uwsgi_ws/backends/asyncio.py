@@ -18,6 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from werkzeug.wrappers import Response
@@ -30,6 +31,7 @@ from ..exceptions import ConnectionClosed
 from ..extension import WebSocket
 from ..handlerthread import HandlerThread
 from ..handshake import Handshake
+from ..locks import thread_ident
 from ..loops import new_event_loop, task_owner
 from ..middleware import NO_THREAD, BaseMiddleware, NoThreadError, Opening
 from ..servers import loop_engine, threads_run
@@ -293,6 +295,18 @@ class AsyncioWebSocketClient(EventedClient):
     async def send_binary(self, message: Sendable | None) -> None:
         """Send a binary message; raises as :meth:`send` does."""
         await self.send(message, True)
+
+    async def join(
+        self, room: str, info: Any = None, *, last: int | None = None, since: str | None = None
+    ) -> bool:
+        """Enter a room; parameters, result and errors are those of :meth:`.BlockingCalls.join`."""
+        call = partial(self.messenger.join, self, room, info, last, since)
+        joined: bool = await _elsewhere(self.messenger, "others", call)
+        return joined
+
+    async def leave(self, room: str) -> None:
+        """Leave a room; does nothing if the client is not in it."""
+        self.messenger.leave(self, room)
 
     async def send_json(self, value: Any) -> None:
         """Send *value* as JSON in a text message.
@@ -699,6 +713,27 @@ def _is_coroutine_function(handler: Callable[..., Any]) -> bool:
     )
 
 
+# Threads that ask the message queue, of this process: one for what is sent, so that it keeps its
+# order, and some for all else.
+_pools: dict[tuple[int, str], concurrent.futures.ThreadPoolExecutor] = {}
+
+
+def _pool(kind: str) -> concurrent.futures.ThreadPoolExecutor:
+    key = os.getpid(), kind
+    with _starting:
+        if key not in _pools:
+            count = 1 if kind == "sends" else 4
+            _pools[key] = concurrent.futures.ThreadPoolExecutor(count, f"flask-uwsgi-ws {kind}")
+        return _pools[key]
+
+
+async def _elsewhere(messenger: Any, kind: str, call: Callable[[], Any]) -> Any:
+    """Make a call that may wait for the message queue, without having the loop wait."""
+    if not messenger.queue().waits:
+        return call()
+    return await asyncio.get_running_loop().run_in_executor(_pool(kind), call)
+
+
 class AsyncioWebSocket(WebSocket):
     """WebSocket routes for a Flask app on uWSGI, each connection a task.
 
@@ -712,3 +747,28 @@ class AsyncioWebSocket(WebSocket):
         # The engine does nothing for requests without it.
         super().uwsgi_defaults(options)
         return {"greenlet": True} if options.get("asyncio") and "greenlet" not in options else {}
+
+    def hand_over(self, call: Callable[..., None], *arguments: Any) -> None:
+        reactor = _reactor
+        if reactor is None or reactor.pid != os.getpid():
+            # There has been no client yet.
+            return
+        if thread_ident() == reactor.thread:
+            call(*arguments)
+        else:
+            reactor.leave(call, *arguments)
+
+    def _call(self, call: partial[Any]) -> Any:
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:
+            task = None
+        return call() if task is None else self._await(call)
+
+    async def _await(self, call: partial[Any]) -> Any:
+        kind = "others" if call.func == self.messenger.presence else "sends"
+        result = await _elsewhere(self.messenger, kind, call)
+        if self.messenger.rooms.much_was_sent():
+            # A handler that only sends must let others run.
+            await asyncio.sleep(0)
+        return result

@@ -46,6 +46,7 @@ cdef class EventedClient(BaseClient):
     cdef Reactor _reactor
     cdef Py_ssize_t _most_queued
     cdef Py_ssize_t _most_unsent
+    cdef Py_ssize_t _most_shared
     cdef list _inbox
     cdef Py_ssize_t _taken
     cdef bytes _head
@@ -85,6 +86,8 @@ cdef class EventedClient(BaseClient):
     cdef bint _has_enough(self)
     cdef _watch(self, bint reading, bint writing)
     cdef _put(self, bytes frame)
+    cdef _put_ready(self, bytes frame)
+    cdef bint _has_caught_up(self)
     @cython.locals(data=bytes, count=Py_ssize_t, waiting=bint)
     cdef send_out(self)
     @cython.locals(pieces=list, outbox=list, frame=bytes, count=Py_ssize_t, size=Py_ssize_t)

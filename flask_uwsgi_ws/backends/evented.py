@@ -24,7 +24,17 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ..client import PING, PING_TIMEOUT, SILENT, SLOW, BaseClient, Message, slow_reason, would_wait
+from ..client import (
+    PING,
+    PING_TIMEOUT,
+    SILENT,
+    SLOW,
+    BaseClient,
+    Message,
+    limit_reason,
+    slow_reason,
+    would_wait,
+)
 from ..compression import Deflate
 from ..connection import CLOSED, CLOSING, OPEN, close_payload
 from ..locks import Lock, pause, thread_ident
@@ -222,6 +232,7 @@ class EventedClient(BaseClient):
         self._reactor = reactor
         self._most_queued = settings.max_queue
         self._most_unsent = settings.write_limit
+        self._most_shared = settings.room_limit
         # Messages received; those before _taken are gone.
         self._inbox: list[Any] = []
         self._taken = 0
@@ -408,6 +419,10 @@ class EventedClient(BaseClient):
         """Send a frame at the end of this turn. In the loop's thread."""
         if self._connection.compresses:
             frame = self._connection.compress(frame)
+        self._put_ready(frame)
+
+    def _put_ready(self, frame: bytes) -> None:
+        """Send a frame that is compressed, if it has to be."""
         if self._head is None:
             self._head = frame
         elif self._outbox is None:
@@ -473,6 +488,12 @@ class EventedClient(BaseClient):
         if self._connection.state == _OPEN:
             self._put(frame)
 
+    def put_ready_late(self, frame: bytes) -> None:
+        """The same for one that is compressed."""
+        self._reactor.count_left(self, -len(frame))
+        if self._connection.state == _OPEN:
+            self._put_ready(frame)
+
     def _leave(self, frame: bytes) -> None:
         """Leave a frame for the loop, from another thread."""
         self._reactor.count_left(self, len(frame))
@@ -496,6 +517,40 @@ class EventedClient(BaseClient):
                 self.send_out()
             if self._has_much_to_send():
                 raise would_wait(self._unsent + self._left)
+
+    def put_shared(self, frame: bytes, ready: bool) -> bool:
+        if self._connection.state != _OPEN or (
+            self._unsent + self._left > self._most_shared and not self._has_caught_up()
+        ):
+            return False
+        self._connection.messages_sent += 1
+        if not self._is_foreign():
+            if ready:
+                self._put_ready(frame)
+            else:
+                self._put(frame)
+        elif ready:
+            self._reactor.count_left(self, len(frame))
+            self._reactor.leave(self.put_ready_late, frame)
+        else:
+            self._leave(frame)
+        return True
+
+    def _has_caught_up(self) -> bool:
+        """Whether more can be sent to the client at second sight; it is given up if not."""
+        if self._is_foreign():
+            self._reactor.leave(self.give_up_late)
+            return False
+        # It waits for the end of this turn, perhaps, and not for the client.
+        self.send_out()
+        if self._unsent + self._left > self._most_shared:
+            self.give_up(SLOW, 1008, limit_reason(self._unsent + self._left))
+        return bool(self._connection.state == _OPEN)
+
+    def give_up_late(self) -> None:
+        """See for another thread whether the client has to be given up as a slow one."""
+        if self._connection.state == _OPEN:
+            self._has_caught_up()
 
     def put_now(self, frame: bytes) -> None:
         """Send a frame without waiting, from any thread."""

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import gevent
@@ -414,3 +415,12 @@ class GeventWebSocket(WebSocket):
 
     def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         return {} if "gevent" in options else {"gevent": 100}
+
+    def _call(self, call: partial[Any]) -> Any:
+        result = call()
+        if self.messenger.rooms.much_was_sent() and loop_engine() == "gevent":
+            reactor = _current_reactor()
+            if current() is not reactor.hub:
+                # A handler that only sends must let others run.
+                gevent.sleep(0)
+        return result

@@ -26,6 +26,7 @@ cdef class WebSocketClient(BaseClient):
     cdef Py_ssize_t _read_size
     cdef double _send_timeout
     cdef Py_ssize_t _most_unsent
+    cdef Py_ssize_t _most_shared
     cdef RawSocket _raw
     cdef object _inbox
     cdef object _ended_at

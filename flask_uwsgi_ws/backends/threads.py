@@ -40,6 +40,7 @@ from ..client import (
     BlockingCalls,
     Message,
     Sendable,
+    limit_reason,
     slow_reason,
     would_wait,
 )
@@ -113,6 +114,7 @@ class WebSocketClient(BaseClient, BlockingCalls):
         self._read_size = _READ_LEAST
         self._send_timeout = settings.send_timeout
         self._most_unsent = settings.write_limit
+        self._most_shared = settings.room_limit
         self._raw = RawSocket(sock)
         self._inbox: deque[Message] = deque()
         self._ended_at: float | None = None
@@ -247,6 +249,20 @@ class WebSocketClient(BaseClient, BlockingCalls):
             self._backlog.append(self._connection.compress(frame))
         self._send_backlog()
 
+    def put_shared(self, frame: bytes, ready: bool) -> bool:
+        if self._backlog and self.unsent > self._most_shared:
+            self._send_backlog()
+            if self.unsent > self._most_shared:
+                self._give_up_slow(limit_reason(self.unsent))
+        with self._order:
+            # As in send_nb.
+            if self._connection.state != _OPEN:
+                return False
+            self._connection.messages_sent += 1
+            self._backlog.append(frame if ready else self._connection.compress(frame))
+        self._send_backlog()
+        return True
+
     @property
     def unsent(self) -> int:
         return self._waiting() + self._rest
@@ -337,7 +353,7 @@ class WebSocketClient(BaseClient, BlockingCalls):
             while sent < len(data):
                 self._rest = len(data) - sent
                 if not poll.poll(timeout * 1000):
-                    self._give_up_slow(timeout)
+                    self._give_up_slow(slow_reason(timeout))
                     raise self._ended()
                 with contextlib.suppress(BlockingIOError):
                     count = self._socket.send(view[sent:], _NOW)
@@ -409,7 +425,7 @@ class WebSocketClient(BaseClient, BlockingCalls):
             poll.poll(_remaining(min(end, slow_at)) * 1000)
             self._send_backlog()
             if self.bytes_sent == taken and _remaining(slow_at) == 0:
-                self._give_up_slow(self._send_timeout)
+                self._give_up_slow(slow_reason(self._send_timeout))
             if self._connection.state == CLOSED or _remaining(end) == 0:
                 return
 
@@ -466,10 +482,10 @@ class WebSocketClient(BaseClient, BlockingCalls):
             self._closing_early = True
             self._reply(frame)
 
-    def _give_up_slow(self, seconds: float) -> None:
+    def _give_up_slow(self, why: str) -> None:
         if self._connection.state == _OPEN:
             self.dropped = SLOW
-        self._connection.close(1008, slow_reason(seconds))
+        self._connection.close(1008, why)
         self._lose()
 
     def _lose(self) -> None:
@@ -555,7 +571,7 @@ class WebSocketClient(BaseClient, BlockingCalls):
         elif self._stuck_at is None:
             self._stuck_at = now
         elif now - self._stuck_at > self._send_timeout:
-            self._give_up_slow(self._send_timeout)
+            self._give_up_slow(slow_reason(self._send_timeout))
         self._stuck_bytes = self.bytes_sent
         if self._connection.state != _OPEN:
             # The handler does not look; do not keep the peer waiting for it.

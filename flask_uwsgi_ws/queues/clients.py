@@ -1,0 +1,99 @@
+"""Redis clients for the URLs that ``UWSGI_WEBSOCKET_MESSAGE_QUEUE`` takes.
+
+``redis://``, ``rediss://`` and ``unix://`` are those of the ``redis`` package. Two more name
+several hosts, with the options of the others behind a ``?``::
+
+    redis+sentinel://[user:password@]host[:port],host[:port]/service[/db]
+    redis+cluster://[user:password@]host[:port],host[:port]
+
+and ``rediss+sentinel://`` and ``rediss+cluster://`` are the same through TLS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis import Redis, RedisError
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import parse_url
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+# Of these the package has no types.
+_ClusterNode: Any = ClusterNode
+_Sentinel: Any = Sentinel
+_parse_url: Any = parse_url
+
+_PORTS = {"sentinel": 26379, "cluster": 6379}
+
+
+class AwayError(Exception):
+    """Redis does not do what it is asked for."""
+
+
+def close(client: Any) -> None:
+    """Close a client, whose connection may be lost already."""
+    with contextlib.suppress(RedisError, OSError):
+        client.close()
+
+
+def connect(url: str, timeout: float) -> Any:
+    """Make a client, which connects when it is first used, or already now to a cluster.
+
+    It does not try again by itself.
+
+    :param url: where to.
+    :param timeout: seconds that Redis may take to answer.
+    :raises ValueError: for a URL that can not be read.
+    :raises redis.RedisError: if a cluster can not be reached.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    scheme, _, kind = urlsplit(url).scheme.partition("+")
+    if not kind:
+        return Redis.from_url(url, **options)
+    hosts, path, given = _parts(url, scheme, _PORTS[kind])
+    options |= given
+    if kind == "cluster":
+        nodes = [_ClusterNode(host, port) for host, port in hosts]
+        return RedisCluster(startup_nodes=nodes, ssl=scheme == "rediss", **options)
+    service, _, db = path.partition("/")
+    if not service:
+        raise ValueError("the URL of a Sentinel names a service: redis+sentinel://host/service")
+    if db:
+        options["db"] = int(db)
+    secure = {"ssl": True} if scheme == "rediss" else {}
+    sentinel = _Sentinel(
+        hosts, sentinel_kwargs={**secure, "socket_timeout": timeout}, **secure, **options
+    )
+    return sentinel.master_for(service)
+
+
+def _parts(url: str, scheme: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """Give the hosts, the path, and the options of the URL."""
+    parts = urlsplit(url)
+    login, _, hosts = parts.netloc.rpartition("@")
+    # For what redis makes of the options' values.
+    options = dict(_parse_url(f"{scheme}://host?{parts.query}"))
+    for name in ("host", "connection_class"):
+        options.pop(name, None)
+    user, _, password = login.partition(":")
+    if user:
+        options["username"] = unquote(user)
+    if password:
+        options["password"] = unquote(password)
+    found = []
+    for each in hosts.split(","):
+        host, colon, number = each.rpartition(":")
+        if not colon or each.endswith("]"):
+            host, number = each, str(port)
+        if not host or not number.isdecimal():
+            raise ValueError(f"{each!r} is not a host of a message queue's URL")
+        found.append((host.strip("[]"), int(number)))
+    return found, parts.path.strip("/"), options

@@ -1,0 +1,92 @@
+"""What a worker tells Redis every now and then: that it lives, and who is in its rooms."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from ..client import worker_token
+from .clients import AwayError
+
+if TYPE_CHECKING:
+    from .redis import RedisQueue
+
+_log = logging.getLogger(__name__)
+
+# Seconds that a worker counts as living after it has said so, and between two times.
+_ALIVE, _BEAT = 10, 3.0
+#: Seconds that the list of a room's members lasts, unless it is written again.
+PRESENCE = 3600
+_REWRITE = 1200.0
+
+
+class Keeper:
+    """Says that this worker lives and who is in its rooms, and sends what was kept."""
+
+    def __init__(self, queue: RedisQueue) -> None:
+        self._queue = queue
+        self._work = threading.Event()
+        self._lock = threading.Lock()
+        # By room, those who have left.
+        self._left: dict[str, set[str]] = {}
+        self._write_at = 0.0
+
+    def forget(self, room: str, id: str) -> None:
+        """A client has left a room."""
+        with self._lock:
+            self._left.setdefault(room, set()).add(id)
+        self._work.set()
+
+    def write_all(self) -> None:
+        """Say again who is in the rooms."""
+        self._write_at = 0.0
+        self._work.set()
+
+    def run(self) -> None:
+        beat_at = 0.0
+        while True:
+            self._work.wait(max(beat_at - time.monotonic(), 0.0))
+            self._work.clear()
+            try:
+                if time.monotonic() >= min(beat_at, self._write_at):
+                    beat_at = time.monotonic() + _BEAT
+                    key = self._queue.key("alive", worker_token())
+                    self._queue.command("set", key, 1, ex=_ALIVE)
+                if time.monotonic() >= self._write_at:
+                    self._write()
+                self._unwrite()
+                self._queue.send_kept()
+            except AwayError:
+                # The listener says that it is lost, and calls when it is back.
+                beat_at = time.monotonic() + _BEAT
+            except Exception:
+                _log.exception("could not tell Redis who is here")
+                beat_at = time.monotonic() + _BEAT
+
+    def _write(self) -> None:
+        self._write_at = time.monotonic() + _REWRITE
+        for room in self._queue.rooms.names():
+            here = self._queue.rooms.presence(room)
+            if here:
+                key = self._queue.key("presence", room)
+                values = {id: json.dumps(info) for id, info in here.items()}
+                self._queue.command("hset", key, mapping=values)
+                self._queue.command("expire", key, PRESENCE)
+
+    def _unwrite(self) -> None:
+        while self._left:
+            with self._lock:
+                room, ids = self._left.popitem()
+            # Some may have come again.
+            gone = ids - self._queue.rooms.presence(room).keys()
+            key = self._queue.key("presence", room)
+            try:
+                if gone:
+                    self._queue.command("hdel", key, *gone)
+            except AwayError:
+                with self._lock:
+                    self._left.setdefault(room, set()).update(ids)
+                raise

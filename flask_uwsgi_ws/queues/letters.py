@@ -1,0 +1,58 @@
+"""Messages as they are in Redis: a line of JSON about each, and its payload."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from .base import Outgoing
+
+
+@dataclass
+class Letter:
+    """What is published, or to be."""
+
+    channel: str
+    message: Outgoing
+    skip: str | None
+    room: str = ""
+    # The publisher's tag for the channel and the number there, once it has been tried.
+    tag: str = ""
+    number: int = 0
+    # Whether the members in this worker have it already.
+    delivered: bool = False
+
+
+def encode(letter: Letter, sender: str) -> bytes:
+    """Say a letter in bytes.
+
+    :param sender: names the process that publishes it.
+    """
+    message = letter.message
+    head = [
+        "b" if message.binary else "t",
+        sender,
+        letter.tag,
+        letter.number,
+        letter.skip or "",
+        message.placeholder.decode(),
+    ]
+    return json.dumps(head, separators=(",", ":")).encode() + b"\n" + message.payload
+
+
+def decode(data: bytes) -> tuple[Letter, str] | None:
+    """Read what :func:`encode` has said.
+
+    :returns: the letter and its sender; ``None`` for anything else.
+    """
+    head, _, payload = data.partition(b"\n")
+    try:
+        kind, sender, tag, number, skip, placeholder = json.loads(head)
+        message = Outgoing(kind == "b", payload, placeholder.encode())
+        if kind == "t":
+            payload.decode()
+    except (ValueError, TypeError, AttributeError):
+        return None
+    if not isinstance(number, int):
+        return None
+    return Letter("", message, skip or None, tag=str(tag), number=number), str(sender)

@@ -1,0 +1,359 @@
+"""Joins the workers, of one machine or of many, through Redis.
+
+Each worker has one connection on which it publishes and asks, and one on which it is told: of
+what is sent to all, to its own clients, and to the rooms that have a member here. Two threads
+(greenlets where gevent has replaced them) belong to it: the listener has the second connection
+for itself, and the keeper says every few seconds that this worker lives.
+
+A message is published once, whatever the number of those who get it. What its sender's worker
+has of members gets it right after that. Each publisher numbers its messages to a channel, so
+that others notice what they have not been told; where rooms have a history, a Redis Stream each,
+everybody takes their messages in its order, and fetches what is missing from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from redis import RedisError
+
+from ..client import worker_token
+from ..ending import worker_end
+from ..rooms import Place
+from ..servers import threads_run
+from .base import MessageQueue, Outgoing, QueueError, is_complete, read_place, wanted
+from .clients import AwayError, close, connect
+from .keeper import PRESENCE, Keeper
+from .letters import Letter, decode, encode
+from .listener import Listener
+
+Result = TypeVar("Result")
+
+# Seconds that Redis may take to answer, and that a worker that ends takes to say so.
+_TIMEOUT, _FAREWELL = 3.0, 0.5
+# Seconds after a failure in which nothing is tried on the connection that publishes.
+_PAUSE = 0.5
+# Channels whose messages are numbered.
+_CHANNELS = 10_000
+
+# Adds a message to a room's history and publishes it, in one step, so that both have one order.
+_REMEMBER = """
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[1], '*', 'm', ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PUBLISH', ARGV[4], id .. '\\n' .. ARGV[3])
+return id
+"""
+
+
+class RedisQueue(MessageQueue):
+    """Reaches the clients of all processes that use the same Redis and prefix."""
+
+    waits = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._url: str = self.settings.message_queue or ""
+        self._prefix = self.settings.queue_prefix
+        self._history = self.settings.history
+        # Those of the server's kind: greenlets' where gevent has replaced them.
+        self._commanding = threading.Lock()
+        self._sending = threading.Lock()
+        self._client: Any = None
+        self._remember: Any = None
+        self._paused_until = 0.0
+        self._why = ""
+        # By channel, the tag and number of the last message that was published there.
+        self._numbers: OrderedDict[str, tuple[str, int]] = OrderedDict()
+        self._kept: deque[Letter] = deque()
+        # With a history, the kept messages that the members in this worker have already.
+        self._ahead: set[tuple[str, int]] = set()
+        self._token = os.urandom(8).hex()
+        self._listener: Listener | None = None
+        self._keeper: Keeper
+        self._starting = threading.Lock()
+        self._steps: list[Callable[[], None]] = []
+
+    def start(self) -> None:
+        with self._starting:
+            if self._listener is None:
+                if not threads_run():
+                    raise RuntimeError("a message queue needs Python threads: --enable-threads")
+                listener, self._keeper = Listener(self), Keeper(self)
+                self._steps = [listener.run, self._keeper.run]
+                self._listener = listener
+                worker_end().call_last(self.close)
+            # Each may find no thread, and is tried again then.
+            while self._steps:
+                threading.Thread(target=self._steps[0], name="flask-uwsgi-ws", daemon=True).start()
+                del self._steps[0]
+
+    def close(self) -> None:
+        # Maybe in a thread of its own: not with the connection of others. Without this they see
+        # in some seconds that the worker is not there any more.
+        with contextlib.suppress(RedisError, OSError):
+            client = connect(self._url, _FAREWELL)
+            client.delete(self.key("alive", worker_token()))
+            client.close()
+
+    # Names.
+
+    def key(self, kind: str, name: str) -> str:
+        """Give the name of a key or channel."""
+        return f"{self._prefix}:{kind}:{name}"
+
+    # Commands.
+
+    def do(self, call: Callable[[Any], Result]) -> Result:
+        """Ask Redis for something, on the connection for that.
+
+        :raises AwayError: if it does not do it.
+        """
+        with self._commanding:
+            try:
+                if self._client is None:
+                    self._client = connect(self._url, _TIMEOUT)
+                    self._remember = self._client.register_script(_REMEMBER)
+                return call(self._client)
+            except BaseException as error:
+                # Whatever it was, an answer may still be on its way there.
+                client, self._client = self._client, None
+                if client is not None:
+                    close(client)
+                if isinstance(error, (RedisError, OSError)):
+                    raise AwayError(f"{error}") from error
+                raise
+
+    def command(self, name: str, *arguments: Any, **options: Any) -> Any:
+        """The same for a single command, by the name that its method has."""
+        return self.do(lambda client: getattr(client, name)(*arguments, **options))
+
+    # Sending.
+
+    def send_to(self, room: str, message: Outgoing, skip: str | None) -> str | None:
+        place = self._send(Letter(self.key("room", room), message, skip, room))
+        return place if isinstance(place, str) else None
+
+    def broadcast(self, message: Outgoing, skip: str | None) -> None:
+        self._send(Letter(self.key("all", ""), message, skip))
+
+    def send_to_client(self, id: str, message: Outgoing) -> bool:
+        if self.deliver_to_client(id, message):
+            return True
+        token = id[: len(worker_token())]
+        if token == worker_token():
+            return False
+        letter = Letter(self.key("worker", token), message, id, delivered=True)
+        return bool(self._send(letter))
+
+    def _send(self, letter: Letter) -> str | int | None:
+        """Publish a letter; gives its id, or how many workers have got it."""
+        with self._sending:
+            if self._kept or self._is_away():
+                self._keep(letter)
+                return None
+            try:
+                return self._publish(letter)
+            except AwayError as error:
+                self._paused_until = time.monotonic() + _PAUSE
+                self._why = str(error)
+                self._keep(letter)
+                return None
+
+    def _is_away(self) -> bool:
+        """Whether it is known that Redis can not be reached, so that nobody has to wait for it."""
+        lost = self._listener is not None and self._listener.why
+        self._why = lost or self._why
+        return bool(lost) or time.monotonic() < self._paused_until
+
+    def _publish(self, letter: Letter) -> str | int:
+        if not letter.tag:
+            letter.tag, letter.number = self._next_number(letter.channel)
+        data = encode(letter, self._token)
+        if letter.room and self._history:
+            return self._publish_to_history(letter, data)
+        count: int = self.command("publish", letter.channel, b"\n" + data)
+        if not letter.delivered:
+            self._deliver_here(letter)
+        return count
+
+    def _publish_to_history(self, letter: Letter, data: bytes) -> str:
+        if letter.delivered:
+            # It comes back from there, as all that have a history.
+            self._ahead.add((letter.tag, letter.number))
+        ttl = int(self.settings.history_ttl * 1000)
+        arguments = [self._history, ttl, data, letter.channel]
+        keys = [self.key("history", letter.room)]
+        id: bytes = self.do(lambda client: self._remember(keys, arguments, client))
+        return id.decode()
+
+    def _deliver_here(self, letter: Letter) -> None:
+        letter.delivered = True
+        if letter.room:
+            self.deliver(letter.room, letter.message, letter.skip)
+        else:
+            self.deliver_to_all(letter.message, letter.skip)
+
+    def _keep(self, letter: Letter) -> None:
+        """Do what is to be done with a letter that can not be published now.
+
+        :raises QueueError: if it is not kept.
+        """
+        if self.settings.queue_local and not letter.delivered:
+            self._deliver_here(letter)
+        if self._listener is not None and len(self._kept) < self.settings.queue_kept:
+            self._kept.append(letter)
+            return
+        reached = "only members in this worker got it" if self.settings.queue_local else "not sent"
+        if letter.tag:
+            reached += ", or it was, and the answer was lost"
+        raise QueueError(
+            f"{reached}: Redis does not answer ({self._why}); send it again later, or set "
+            f"UWSGI_WEBSOCKET_QUEUE_KEPT (it is {self.settings.queue_kept}) to the number of "
+            "messages to keep meanwhile"
+        )
+
+    def send_kept(self) -> None:
+        """Publish what was kept.
+
+        :raises AwayError: if Redis is still away.
+        """
+        while self._kept and not self._is_away():
+            with self._sending:
+                if self._kept:
+                    self._publish(self._kept[0])
+                    self._kept.popleft()
+
+    def _next_number(self, channel: str) -> tuple[str, int]:
+        tag, number = self._numbers.pop(channel, ("", 0))
+        # A channel that was forgotten begins anew, with another tag.
+        found = self._numbers[channel] = (tag or os.urandom(4).hex(), number + 1)
+        if len(self._numbers) > _CHANNELS:
+            self._numbers.popitem(last=False)
+        return found
+
+    # Rooms.
+
+    def join(
+        self, client: Any, room: str, info: Any, last: int | None, since: Place | None
+    ) -> bool:
+        wishes = bool(last) or since is not None
+        self.rooms.add(client, room, info, wishes)
+        history: list[tuple[Place, Outgoing]] = []
+        try:
+            if self._listener is not None:
+                self._listener.need(room)
+            try:
+                self._say_present(client, room, info)
+                if wishes:
+                    letters = self.read_history(room, last)
+                    history = [(place, letter.message) for place, letter in letters]
+            except AwayError as error:
+                if wishes:
+                    raise QueueError(
+                        f"the history of the room can not be had: Redis does not answer ({error}); "
+                        "let the client connect again later"
+                    ) from error
+        finally:
+            if wishes:
+                self.catch_up(client, room, wanted(history, last, since))
+        return since is None or is_complete(history, since)
+
+    def _say_present(self, client: Any, room: str, info: Any) -> None:
+        key, id, value = self.key("presence", room), client.id, json.dumps(info)
+
+        def say(redis: Any) -> None:
+            with redis.pipeline(transaction=False) as pipe:
+                pipe.hset(key, id, value)
+                pipe.expire(key, PRESENCE)
+                pipe.execute()
+
+        self.do(say)
+
+    def read_history(self, room: str, last: int | None = None) -> list[tuple[Place, Letter]]:
+        """Fetch the messages that a room remembers, or the last of them.
+
+        :raises AwayError: if Redis does not answer.
+        """
+        key = self.key("history", room)
+        entries = self.command("xrevrange", key, count=last)[::-1]
+        found = []
+        seen = set()
+        for id, fields in entries:
+            decoded = decode(fields.get(b"m", b""))
+            if decoded is None:
+                continue
+            letter = decoded[0]
+            # Not one that was published twice, since the answer to the first time was lost.
+            if (letter.tag, letter.number) not in seen:
+                seen.add((letter.tag, letter.number))
+                found.append((read_place(id.decode()), letter))
+        return found
+
+    def leave(self, client: Any, rooms: Iterable[str]) -> None:
+        if self._listener is not None:
+            for room in rooms:
+                self._listener.look_at(room)
+                self._keeper.forget(room, client.known_id)
+
+    def presence(self, room: str) -> dict[str, Any]:
+        key = self.key("presence", room)
+        here = self.rooms.presence(room)
+        try:
+            found = self.command("hgetall", key)
+            members = {id.decode(): json.loads(info) for id, info in found.items()}
+            length = len(worker_token())
+            others = {id[:length] for id in members} - {worker_token()}
+            living = {token for token in others if self._lives(token)}
+            dead = [id for id in members if id[:length] in others - living]
+            if dead:
+                self.command("hdel", key, *dead)
+        except AwayError as error:
+            raise QueueError(
+                f"who is there can not be told: Redis does not answer ({error}); try again later"
+            ) from error
+        return {id: info for id, info in members.items() if id[:length] in living} | here
+
+    def _lives(self, token: str) -> bool:
+        return bool(self.command("exists", self.key("alive", token)))
+
+    # What the listener hears.
+
+    def hear(self, channel: str, place: Place | None, letter: Letter, sender: str) -> None:
+        """Deliver what another worker, or with a history this one, has published."""
+        kind, _, name = channel.removeprefix(f"{self._prefix}:").partition(":")
+        if kind == "room":
+            if sender == self._token and (place is None or self._was_ahead(letter)):
+                return
+            self.deliver(name, letter.message, letter.skip, place)
+        elif sender == self._token:
+            return
+        elif kind == "all":
+            self.deliver_to_all(letter.message, letter.skip)
+        elif letter.skip:
+            self.deliver_to_client(letter.skip, letter.message)
+
+    def _was_ahead(self, letter: Letter) -> bool:
+        if (letter.tag, letter.number) in self._ahead:
+            self._ahead.remove((letter.tag, letter.number))
+            return True
+        return False
+
+    @property
+    def has_history(self) -> bool:
+        return bool(self._history)
+
+    def connect(self) -> Any:
+        """Make a client for the listener."""
+        return connect(self._url, _TIMEOUT)
+
+    def back(self) -> None:
+        """The listener has Redis again."""
+        self._paused_until = 0.0
+        self._keeper.write_all()
