@@ -149,7 +149,6 @@ class WebSocket:
         worker_end().watch(self.clients)
         if self._statistics is not None:
             self._statistics.start()
-        self.messenger.start()
 
     def hand_over(self, call: Callable[..., None], *arguments: Any) -> None:
         """Have something done where the clients are served; from any thread, in order."""

@@ -37,16 +37,17 @@ class Messenger:
         self._server_pid = 0
         self._are_many = False
 
-    def queue(self) -> MessageQueue:
+    def queue(self, settings: Settings | None = None) -> MessageQueue:
         """Give what joins this process to others, which is made at the first call.
 
+        :param settings: of the app; else they are asked for.
         :raises RuntimeError: if it is not known which app is meant.
         """
         queue = self._queue
         # One that was made before a fork is the parent's.
         if queue is not None and queue.pid == os.getpid():
             return queue
-        settings = self._settings()
+        settings = settings or self._settings()
         with self._lock:
             if self._queue is None or self._queue.pid != os.getpid():
                 self._queue = self._make_queue(settings)
@@ -62,9 +63,13 @@ class Messenger:
 
         return RedisQueue(self.rooms, settings, everybody, self._hand_over)
 
-    def start(self) -> None:
-        """Begin to receive what other workers send to the clients of this one."""
-        self.queue().start()
+    def start(self, settings: Settings) -> None:
+        """Begin to receive what other workers send to the clients of this one.
+
+        :param settings: of the app that has the clients.
+        :raises RuntimeError: if there is no thread for it.
+        """
+        self.queue(settings).start()
 
     def serves(self, environ: dict[str, Any]) -> None:
         """Take note that this process serves the app."""

@@ -341,6 +341,7 @@ class BaseMiddleware:
         :raises OSError: if there is no descriptor for it.
         """
         self.websocket.prepare_worker()
+        self.websocket.messenger.start(self.websocket.settings(self.app))
 
     def obstacle(self) -> str | None:
         """Say what has to be changed for this backend to run here; ``None`` if it can."""

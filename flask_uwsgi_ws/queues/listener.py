@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from redis import RedisError
@@ -187,30 +188,40 @@ class Listener:
             last = self._queue.read_history(room, 1)
             self._places[room] = last[-1][0] if last else (0, 0)
             return
-        for there, letter in self._queue.read_history(room):
+        letters = self._queue.read_history(room)
+        if letters and letters[0][0] > place:
+            _log.warning("the history of room %r does not go back to the last message here", room)
+        for there, letter in letters:
             if there > place:
                 self._places[room] = there
-                self._queue.deliver(room, letter.message, letter.skip, there)
+                self._deliver(self._queue.deliver, room, letter.message, letter.skip, there)
 
     def _hear(self, channel: str, data: bytes) -> None:
         id, _, rest = data.partition(b"\n")
         found = decode(rest)
+        try:
+            place = read_place(id.decode()) if id else None
+        except ValueError:
+            found = None
         if found is None:
             _log.warning("ignored what somebody else published to %s", channel)
             return
         letter, sender = found
-        try:
-            place = read_place(id.decode()) if id else None
-        except ValueError:
-            _log.warning("ignored what somebody else published to %s", channel)
-            return
         if place is not None:
             room = channel.removeprefix(self._queue.key("room", ""))
-            if place <= self._places.get(room, (0, 0)):
+            if room not in self._subscribed or place <= self._places.get(room, (0, 0)):
                 return
             self._places[room] = place
         if self._is_new(channel, letter, counts=place is None):
-            self._queue.hear(channel, place, letter, sender)
+            self._deliver(self._queue.hear, channel, place, letter, sender)
+
+    @staticmethod
+    def _deliver(call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            call(*arguments)
+        except Exception:
+            # One message's trouble is not the others'.
+            _log.exception("could not deliver a message")
 
     def _is_new(self, channel: str, letter: Letter, counts: bool) -> bool:
         """Look at a message's number; those that are missing before it are lost."""

@@ -150,7 +150,14 @@ class RedisQueue(MessageQueue):
         if token == worker_token():
             return False
         letter = Letter(self.key("worker", token), message, id, delivered=True)
-        return bool(self._send(letter))
+        count = self._send(letter)
+        if count != 0:
+            return True
+        # In a cluster, those who hear of it from another server are not counted.
+        try:
+            return self._lives(token)
+        except AwayError:
+            return False
 
     def _send(self, letter: Letter) -> str | int | None:
         """Publish a letter; gives its id, or how many workers have got it."""
