@@ -189,7 +189,7 @@ class Listener:
             self._places[room] = last[-1][0] if last else (0, 0)
             return
         letters = self._queue.read_history(room)
-        if letters and letters[0][0] > place:
+        if letters and (0, 0) < place < letters[0][0]:
             _log.warning("the history of room %r does not go back to the last message here", room)
         for there, letter in letters:
             if there > place:
