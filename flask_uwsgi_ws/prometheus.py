@@ -27,6 +27,9 @@ _COUNTERS = {
     "slow_clients": ("websocket_slow_clients", "Clients that took no bytes for send_timeout"),
     "ping_timeouts": ("websocket_ping_timeouts", "Clients that did not answer a Ping in time"),
     "handler_errors": ("websocket_handler_errors", "Handlers that raised"),
+    "shared_frames": ("websocket_shared_frames", "Frames made for rooms and broadcasts"),
+    "shared_messages": ("websocket_shared_messages", "Messages that were sent with these"),
+    "queue_lost": ("websocket_queue_lost", "Messages of the queue that did not arrive"),
 }
 
 

@@ -111,8 +111,10 @@ class Settings:
                 raise ValueError(_wrong(name, value, f"{LONGEST} seconds at most"))
         url = self.message_queue
         if url is not None and not (isinstance(url, str) and _QUEUES.match(url)):
+            # Not the rest of it, which may be a password.
+            scheme = url.partition(":")[0] if isinstance(url, str) else url
             kind = "the URL of a Redis, such as 'redis://localhost:6379', or None"
-            raise ValueError(_wrong("message_queue", url, kind))
+            raise ValueError(_wrong("message_queue", scheme, kind))
         if not (isinstance(self.queue_prefix, str) and self.queue_prefix):
             raise ValueError(_wrong("queue_prefix", self.queue_prefix, "a name"))
         try:
