@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from . import install, machine
 from .measure import Sample, cores, measure
-from .process import Failed, end_servers_on_signals
+from .process import Failed, allow_descriptors, end_servers_on_signals
 from .report import summarize, to_text
 from .servers import HERE, PEERS, SERVERS, Server
 from .workloads import WORKLOADS, Workload
@@ -54,13 +53,6 @@ def _arguments() -> argparse.Namespace:
         arguments.rounds, arguments.seconds = 1, 1.0
         arguments.workloads = arguments.workloads or ",".join(QUICK)
     return arguments
-
-
-def allow_descriptors() -> int:
-    """Raise the limit of open descriptors, for servers and load alike, and give it."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-    return limit
 
 
 class Run:

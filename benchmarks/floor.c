@@ -3,8 +3,9 @@
    floor PORT
 
    One thread, epoll, 127.0.0.1 only.  /echo sends back, /broadcast sends a message
-   to all that are connected there.  It trusts its client to be wsload: no limits,
-   no fragments, no UTF-8, and an answer to wsload's Sec-WebSocket-Key only. */
+   to all that are connected there, and /publish to all at /listen, who are told when
+   they are among them.  It trusts its client to be wsload: no limits, no fragments,
+   no UTF-8, and an answer to wsload's Sec-WebSocket-Key only. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -24,6 +25,8 @@
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" \
     "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
 
+#define JOINED "\x81\x06joined"
+
 struct buffer {
     unsigned char *bytes;
     size_t filled, capacity;
@@ -31,7 +34,7 @@ struct buffer {
 
 struct client {
     int fd;
-    bool open, broadcasts;
+    bool open, broadcasts, listens;
     struct buffer in, out;             /* out: what the socket did not take yet */
 };
 
@@ -111,7 +114,7 @@ static void put_rest(struct client *c)
 static void put_to_all(const struct buffer *message)
 {
     for (int fd = 0; fd <= highest; fd++)
-        if (clients[fd] != NULL && clients[fd]->broadcasts)
+        if (clients[fd] != NULL && clients[fd]->listens)
             put(clients[fd], message->bytes, message->filled);
 }
 
@@ -164,10 +167,14 @@ static void answer_handshake(struct client *c)
     unsigned char *found = memmem(c->in.bytes, c->in.filled, "\r\n\r\n", 4);
     if (found == NULL)
         return;
-    c->broadcasts = !memcmp(c->in.bytes, "GET /broadcast ", 15);
+    bool both = !memcmp(c->in.bytes, "GET /broadcast ", 15);
+    c->broadcasts = both || !memcmp(c->in.bytes, "GET /publish ", 13);
+    c->listens = both || !memcmp(c->in.bytes, "GET /listen ", 12);
     c->open = true;
     discard(&c->in, found + 4 - c->in.bytes);
     put(c, (const unsigned char *)ANSWER, sizeof ANSWER - 1);
+    if (c->listens && !both)
+        put(c, (const unsigned char *)JOINED, sizeof JOINED - 1);
 }
 
 static void read_from(struct client *c)

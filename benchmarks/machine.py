@@ -27,13 +27,16 @@ for name in sys.argv[1:]:
 """
 
 
-def describe() -> list[str]:
-    """Give lines for the head of the report."""
+def describe(ours: tuple[str, ...] = OURS, theirs: tuple[str, ...] = THEIRS) -> list[str]:
+    """Give lines for the head of the report.
+
+    :param ours: packages whose versions are told, of this Python, and of the peers'.
+    """
     return [
         f"{_processor()}, {os.cpu_count()} cores, Linux {platform.release()}, "
         f"Python {platform.python_version()}",
-        f"ours and native: {_versions(sys.executable, OURS)}",
-        f"the others: {_versions(str(PEERS / 'python'), THEIRS)}",
+        f"ours and native: {_versions(sys.executable, ours)}",
+        f"the others: {_versions(str(PEERS / 'python'), theirs)}",
     ]
 
 

@@ -46,18 +46,18 @@ class Server:
         return self.command[0].startswith(str(PEERS))
 
 
-def uwsgi(module: str, *options: str) -> list[str]:
+def uwsgi(module: str, *options: str, prefix: str = sys.prefix) -> list[str]:
     return [
         str(Path(sys.executable).parent / "uwsgi"),
         *("--http-socket", "127.0.0.1:{port}", "--listen", BACKLOG),
         *("--master", "--need-app", "--die-on-term", "--no-orphans", "--disable-logging"),
-        *("--single-interpreter", "--virtualenv", sys.prefix),
+        *("--single-interpreter", "--virtualenv", prefix),
         *("--pythonpath", str(HERE.parent), "--pythonpath", APPS, "--module", module),
         *("--websockets-max-size", LARGEST_KIB, *options),
     ]
 
 
-def _gunicorn(worker: str, module: str, *options: str) -> list[str]:
+def gunicorn(worker: str, module: str, *options: str) -> list[str]:
     return [
         str(PEERS / "gunicorn"),
         *("--bind", "127.0.0.1:{port}", "--backlog", BACKLOG, "--chdir", APPS),
@@ -94,13 +94,13 @@ SERVERS = [
     Server(
         "flask-sock-gthread",
         "threads",
-        _gunicorn("gthread", "flask_sock_app:app", "--threads", "{cores}"),
+        gunicorn("gthread", "flask_sock_app:app", "--threads", "{cores}"),
     ),
-    Server("flask-sock-gevent", "gevent", _gunicorn("gevent", "flask_sock_app:app")),
+    Server("flask-sock-gevent", "gevent", gunicorn("gevent", "flask_sock_app:app")),
     Server(
         "gevent-websocket",
         "gevent",
-        _gunicorn(
+        gunicorn(
             "geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "gevent_websocket_app:app"
         ),
     ),

@@ -8,6 +8,11 @@
        handshake, Close, end of the connection, and again
    wsload hold PORT CONNECTIONS SIZE
        one echo on each connection, which then stays open
+   wsload fanout PORT[,PORT…] CONNECTIONS SIZE IN_FLIGHT SECONDS text|socketio
+       one more connection, to /publish on the first port, sends numbered messages;
+       when all at /listen, over all ports, have one, the next.  Each listener has to
+       get each message once and in order, and nothing else.  With "socketio" both
+       are clients of Socket.IO, and the messages its events "publish" and "message"
 
    It prints "ready", waits for a line on stdin, does the work, prints one line
    of JSON, and holds its connections until the next line or the end of stdin,
@@ -52,6 +57,8 @@ struct connection {
     size_t to_send, position;          /* bytes still to send, place in `frames` */
     uint64_t *sent_at;                 /* a ring of `in_flight` times */
     unsigned sent, received;
+    int port;                          /* this and the path: those of `options`, if not set */
+    const char *path;
 };
 
 static struct {
@@ -59,6 +66,7 @@ static struct {
     size_t size;
     double seconds;
     const char *path;
+    bool socketio;
 } options = {.in_flight = 1, .opcode = TEXT, .path = "/echo"};
 
 static struct connection *connections;
@@ -191,7 +199,11 @@ static void receive(struct connection *c)
 static void start(struct connection *c)
 {
     int one = 1;
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(options.port)};
+    if (c->path == NULL) {
+        c->path = options.path;
+        c->port = options.port;
+    }
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(c->port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     if (c->fd < 0)
@@ -220,7 +232,7 @@ static void ask(struct connection *c)
                         "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\n"
                         "Connection: Upgrade\r\nSec-WebSocket-Key: " KEY "\r\n"
                         "Sec-WebSocket-Version: 13\r\n\r\n",
-                        options.path, options.port);
+                        c->path, c->port);
     if (send(c->fd, request, size, MSG_NOSIGNAL) != size)
         fail("send: %s", strerror(errno));
     c->state = HANDSHAKING;
@@ -264,13 +276,13 @@ static void turn(void (*handle)(struct connection *))
     }
 }
 
-static void open_all(void)
+static void open_all(void (*handle)(struct connection *))
 {
     int started = 0;
     while (opened < options.connections) {
         while (started < options.connections && started - opened < OPENED_AT_ONCE)
             start(connections + started++);
-        turn(NULL);
+        turn(handle);
     }
 }
 
@@ -367,20 +379,25 @@ static uint64_t percentile(double part)
     return 0;
 }
 
-static void run(void (*handle)(struct connection *), uint64_t since)
+static void report(uint64_t since)
 {
-    uint64_t end = since + options.seconds * 1e9;
-    while (now() < end)
-        turn(handle);
     printf("{\"count\": %lu, \"seconds\": %.6f, \"p50\": %lu, \"p99\": %lu}\n",
            (unsigned long)count, (now() - since) / 1e9, (unsigned long)percentile(.5),
            (unsigned long)percentile(.99));
     wait_for_line();
 }
 
+static void run(void (*handle)(struct connection *), uint64_t since)
+{
+    uint64_t end = since + options.seconds * 1e9;
+    while (now() < end)
+        turn(handle);
+    report(since);
+}
+
 static void echo(void)
 {
-    open_all();
+    open_all(NULL);
     ready();
     uint64_t since = now();
     for (int i = 0; i < options.connections; i++)
@@ -391,7 +408,7 @@ static void echo(void)
 static void broadcast(void)
 {
     options.path = "/broadcast";
-    open_all();
+    open_all(NULL);
     /* A handler may take its client into the set a moment after the handshake. */
     sleep(1);
     ready();
@@ -419,12 +436,180 @@ static void hold(void)
 {
     ready();
     uint64_t since = now();
-    open_all();
+    open_all(NULL);
     for (int i = 0; i < options.connections; i++)
         send_messages(connections + i, 1);
     while (count < (uint64_t)options.connections)
         turn(on_only_echo);
     run(NULL, since);
+}
+
+/* The fan-out: what its listeners get, and whether all have it. */
+
+#define LARGEST_FANOUT 1024            /* of a message */
+#define MOST_PORTS 8
+/* Digits of a message's number, with which it begins. */
+#define NUMBER 10
+
+static struct {
+    int listeners, joined;
+    unsigned sent, complete;
+    unsigned char *expected;           /* a ring of frames, as the server has to send them */
+    size_t length;                     /* of such a frame */
+    int *missing;                      /* a ring: the listeners that do not have it yet */
+    unsigned char *out;                /* what the publisher has still to send */
+    size_t filled;
+} fan;
+
+static size_t masked_frame(unsigned char *to, const char *text, size_t length)
+{
+    static const unsigned char mask[4] = {0x12, 0x34, 0x56, 0x78};
+    size_t head = write_head(to, TEXT, true, length);
+    memcpy(to + head, mask, 4);
+    head += 4;
+    for (size_t i = 0; i < length; i++)
+        to[head + i] = text[i] ^ mask[i & 3];
+    return head + length;
+}
+
+static void say(struct connection *c, const char *text)
+{
+    unsigned char frame[64];
+    ssize_t size = masked_frame(frame, text, strlen(text));
+    if (send(c->fd, frame, size, MSG_NOSIGNAL) != size)
+        fail("send: %s", strerror(errno));
+}
+
+static void hear(struct connection *c, const char *text, size_t length)
+{
+    bool publishes = c == connections;
+    bool joins = options.socketio && length > 2 && !memcmp(text, "40", 2);
+    if (!options.socketio)
+        joins = !publishes && length == 6 && !memcmp(text, "joined", 6);
+    if (joins && fan.joined < options.connections)
+        fan.joined++;
+    else if (options.socketio && length > 0 && text[0] == '0')
+        say(c, publishes ? "40{\"publishes\":true}" : "40");
+    else if (options.socketio && length == 1 && text[0] == '2')
+        say(c, "3");
+    else
+        fail("message %u of connection %d was %.*s", c->received, (int)(c - connections),
+             (int)(length < 60 ? length : 60), text);
+}
+
+static void on_fanout(struct connection *c)
+{
+    size_t position = 0;
+    receive(c);
+    for (;;) {
+        unsigned char *at = c->in + position;
+        size_t left = c->filled - position;
+        int slot = c->received % options.in_flight;
+        if (c->received < fan.sent && left >= fan.length &&
+            !memcmp(at, fan.expected + slot * fan.length, fan.length)) {
+            position += fan.length;
+            c->received++;
+            count++;
+            if (--fan.missing[slot] == 0) {
+                uint64_t us = (now() - connections->sent_at[slot]) / 1000;
+                latencies[us < LATENCIES ? us : LATENCIES - 1]++;
+                fan.complete++;
+            }
+            continue;
+        }
+        struct head head;
+        size_t size = read_head(at, left, &head);
+        if (size == 0 || left - size < head.length)
+            break;
+        if (head.opcode == CLOSE)
+            fail("the server sent a Close");
+        if (head.masked || !head.fin || (head.opcode < CLOSE && head.opcode != TEXT))
+            fail("the server sent a masked, fragmented or binary frame");
+        if (head.opcode == TEXT)
+            hear(c, (char *)at + size, head.length);
+        position += size + head.length;
+    }
+    if (position) {
+        memmove(c->in, c->in + position, c->filled - position);
+        c->filled -= position;
+    }
+    if (c->filled == capacity)
+        fail("the server sent a longer frame than it was given");
+}
+
+static void publish(void)
+{
+    char payload[LARGEST_FANOUT + 64], event[LARGEST_FANOUT + 64];
+    int slot = fan.sent % options.in_flight;
+    int length = snprintf(payload, sizeof payload, "%0*u", NUMBER, fan.sent);
+    while (length < (int)options.size)
+        payload[length] = 'a' + length % 26, length++;
+    payload[length] = 0;
+    const char *format = options.socketio ? "42[\"%s\",\"%s\"]" : "%2$s";
+    int size = snprintf(event, sizeof event, format, "message", payload);
+    unsigned char head[LONGEST_HEAD];
+    size_t written = write_head(head, TEXT, false, size);
+    fan.length = written + size;
+    unsigned char *frame = fan.expected + slot * fan.length;
+    memcpy(frame, head, written);
+    memcpy(frame + written, event, size);
+    size = snprintf(event, sizeof event, format, "publish", payload);
+    fan.filled += masked_frame(fan.out + fan.filled, event, size);
+    fan.missing[slot] = fan.listeners;
+    connections->sent_at[slot] = now();
+    fan.sent++;
+}
+
+static void send_published(void)
+{
+    if (fan.filled && send(connections->fd, fan.out, fan.filled, MSG_NOSIGNAL) != (ssize_t)fan.filled)
+        fail("the server does not take what is published: %s", strerror(errno));
+    fan.filled = 0;
+}
+
+static void fanout(void)
+{
+    open_all(on_fanout);
+    if (!options.socketio)
+        fan.joined++;                  /* the publisher is not told */
+    while (fan.joined < options.connections)
+        turn(on_fanout);
+    /* What the server imports or compiles at the first message is not to count. */
+    publish();
+    send_published();
+    while (fan.complete < fan.sent)
+        turn(on_fanout);
+    count = 0;
+    memset(latencies, 0, sizeof latencies);
+    ready();
+    uint64_t since = now(), end = since + options.seconds * 1e9;
+    do {
+        while (now() < end && fan.sent - fan.complete < (unsigned)options.in_flight)
+            publish();
+        send_published();
+        if (fan.complete < fan.sent)
+            turn(on_fanout);
+    } while (fan.complete < fan.sent || now() < end);
+    report(since);
+}
+
+static void prepare_fanout(char *ports)
+{
+    int known[MOST_PORTS], number = 0;
+    for (char *port = strtok(ports, ","); port && number < MOST_PORTS; port = strtok(NULL, ","))
+        known[number++] = atoi(port);
+    fan.listeners = options.connections - 1;
+    size_t longest = options.size + 64;
+    fan.expected = allocate(options.in_flight, longest);
+    fan.missing = allocate(options.in_flight, sizeof *fan.missing);
+    fan.out = allocate(options.in_flight, longest);
+    capacity = options.in_flight * longest + 4096;
+    for (int i = 0; i < options.connections; i++) {
+        connections[i].port = known[i == 0 ? 0 : (i - 1) % number];
+        connections[i].path = i == 0 ? "/publish" : "/listen";
+        if (options.socketio)
+            connections[i].path = "/socket.io/?EIO=4&transport=websocket";
+    }
 }
 
 int main(int argc, char **argv)
@@ -444,6 +629,11 @@ int main(int argc, char **argv)
         options.seconds = atof(argv[4]);
     } else if (!strcmp(mode, "hold") && argc == 5) {
         work = hold;
+    } else if (!strcmp(mode, "fanout") && argc == 8) {
+        work = fanout;
+        options.in_flight = atoi(argv[5]);
+        options.seconds = atof(argv[6]);
+        options.socketio = argv[7][0] == 's';
     } else {
         fail("usage: see the head of wsload.c");
     }
@@ -453,8 +643,13 @@ int main(int argc, char **argv)
     if (options.connections < 1 || options.in_flight < 1)
         fail("at least one connection and one message in flight");
     alarm(LONGEST_RUN);
+    if (work == fanout && (options.size < NUMBER || options.size > LARGEST_FANOUT))
+        fail("messages of %d to %d bytes", NUMBER, LARGEST_FANOUT);
+    options.connections += work == fanout;
     make_frames();
     connections = allocate(options.connections, sizeof *connections);
+    if (work == fanout)
+        prepare_fanout(argv[2]);
     poller = epoll_create1(0);
     work();
     return 0;

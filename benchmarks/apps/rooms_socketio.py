@@ -1,0 +1,39 @@
+"""A room on Flask-SocketIO, in gevent: behind gunicorn, and in uWSGI.
+
+The environment variable ``QUEUE`` is the URL of a Redis, if there is one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from flask import Flask
+from flask_socketio import SocketIO, join_room
+
+ROOM = "room"
+
+
+def _make(mode: str) -> Flask:
+    app = Flask(__name__)
+    socketio = SocketIO(app, async_mode=mode, message_queue=os.environ.get("QUEUE"))
+
+    # The client is told that it is connected when this has returned.
+    @socketio.on("connect")
+    def connect(auth: Any) -> None:
+        if not auth:
+            join_room(ROOM)
+
+    @socketio.on("publish")
+    def publish(message: str) -> None:
+        socketio.emit("message", message, to=ROOM)
+
+    return app
+
+
+def gunicorn() -> Flask:
+    return _make("gevent")
+
+
+def uwsgi() -> Flask:
+    return _make("gevent_uwsgi")
