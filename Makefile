@@ -16,7 +16,7 @@ PARALLEL := --numprocesses 4 --dist worksteal
 SOURCES := setup.py pyproject.toml $(wildcard $(addprefix flask_uwsgi_ws/,*.p* backends/*.p* queues/*.p*))
 
 .PHONY: run test test-operations test-all smoke style types coverage docs conformance \
-    conformance-quick bench bench-quick bench-workers idle reload screenshots soak fuzz \
+    conformance-quick bench bench-quick bench-workers bench-rooms idle reload screenshots soak fuzz \
     fuzz-differential asan clean
 
 run: .venv/installed
@@ -71,6 +71,10 @@ bench-quick: .venv/tools .venv/installed
 
 bench-workers: .venv/tools .venv/installed
 	$(BIN)/python -m benchmarks.workers $(ARGS)
+
+# A message to a room of a thousand clients, beside Flask-SocketIO and websockets.
+bench-rooms: .venv/tools .venv/installed
+	$(BIN)/python -m benchmarks.rooms $(ARGS)
 
 # Connections that are idle for 150 s behind nginx and uWSGI's router, with their defaults.
 idle: .venv/tools .venv/installed

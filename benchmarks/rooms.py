@@ -20,7 +20,7 @@ import textwrap
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +37,21 @@ PATIENCE = 3.0
 EXPLANATION = """
 One client publishes numbered messages of {size} bytes, and {clients} others get them: with so
 many in flight it publishes the next when all of them have one. Driven so, no server gets more than
-it can pass on, and none has to drop anything; a server may send what waits for a client in one
-system call, as this package does, and websockets in uvloop. With 1 in flight there is nothing to
-be sent together: each delivery is a system call, and the floor, a C program that does no more than
-that, is the limit for all. Each client checks that it gets each message, once, in order and to the
-byte. One that is cut off, or gets anything else, ends the run as failed, and there is none in the
-figures. The time is from the first message to the arrival of the last one at the last client.
+it can pass on, and none has to drop anything. With 1 in flight each delivery is a system call, and
+the floor, a C program that does little else, is the limit for all. With more of them a server may
+send what waits for a client together, as this package does, and Flask-SocketIO wakes what serves a
+client once for several. Each client checks that it gets each message, once, in order and to the
+byte; one that gets anything else, or is cut off, makes the run a failed one, and no figures come
+from such. The time is from the first message to the arrival of the last one at the last client.
 
-Flask-SocketIO serves its own client's protocol over the WebSocket transport: the same text, in an
+Flask-SocketIO serves clients of its own protocol over the WebSocket transport: the same text, in an
 event. It runs in gevent in three ways that its documentation has: gunicorn with simple-websocket,
-gunicorn with gevent-websocket, and uWSGI. /socketio is the ratio of medians to the fastest of
-them, /websockets to websockets' own broadcast(), on an asyncio server in uvloop as ours, /floor to
-the C program. CPU is the time, user and system, of all the servers' processes for a delivery. Busy
-is the part of its core that the server used, and load the part that the clients used of theirs.
-p50 is the time from a message's publication to its arrival at the last client.
+gunicorn with gevent-websocket, and uWSGI; with async_handlers=False, without which the messages of
+one client overtake each other. /socketio is the ratio of medians to the fastest of them,
+/websockets to websockets' own broadcast(), on an asyncio server in uvloop as ours, /floor to the C
+program. CPU is the time, user and system, of all the servers' processes for a delivery. Busy is the
+part of its core that the server used, and load the part that the clients used of theirs. p50 is the
+time from a message's publication to its arrival at the last client.
 
 With one worker the server is pinned to one core and the clients to the other. Two workers are two
 servers of one process each, on two ports, with half of the clients each, joined by a Redis of their
@@ -111,6 +112,11 @@ def _socketio(name: str, command: Sequence[str]) -> Contender:
     return Contender(f"socketio-{name}", command, "socketio")
 
 
+THEIRS = (
+    *("Flask-SocketIO", "python-socketio", "python-engineio", "simple-websocket", "gunicorn"),
+    *("gevent", "gevent-websocket", "redis", "websockets", "uvloop"),
+)
+
 _GEVENT_WEBSOCKET = "geventwebsocket.gunicorn.workers.GeventWebSocketWorker"
 
 CONTENDERS = [
@@ -120,8 +126,8 @@ CONTENDERS = [
     _ours("asyncio", "asyncio", "--asyncio", "100", "--greenlet"),
     _ours("asyncio-thread", "asyncio", "--threads", "2"),
     Contender("websockets", [str(PEERS / "python"), f"{APPS}/rooms_websockets.py", "{port}"]),
-    _socketio("gunicorn", gunicorn("gevent", "rooms_socketio:gunicorn()")),
-    _socketio("gevent-websocket", gunicorn(_GEVENT_WEBSOCKET, "rooms_socketio:gunicorn()")),
+    _socketio("simple-websocket", gunicorn("gevent", "rooms_socketio:simple_websocket()")),
+    _socketio("gevent-websocket", gunicorn(_GEVENT_WEBSOCKET, "rooms_socketio:gevent_websocket()")),
     _socketio(
         "uwsgi",
         uwsgi(
@@ -263,37 +269,40 @@ def _summarize(setting: Setting, samples: Mapping[str, Sequence[Sample]]) -> dic
                 "counts": each[-1].counts,
             }
         )
-    return {"title": setting.title, "rows": rows}
+    return {"title": setting.title, "setting": asdict(setting), "rows": rows}
 
 
 def _to_text(head: Sequence[str], explanation: str, tables: Sequence[Mapping[str, Any]]) -> str:
     parts = ["\n".join(textwrap.fill(line, 100, subsequent_indent="  ") for line in head)]
     parts += [textwrap.fill(part, 100) for part in explanation.strip().split("\n\n")]
     parts += [_table(table) for table in tables]
-    lines = [_count(table["title"], row) for table in tables for row in table["rows"]]
-    counted = [line for line in lines if line]
+    counted = [
+        _count(table["setting"], row) for table in tables for row in table["rows"] if row["counts"]
+    ]
     if counted:
-        title = f"{'':40}{'messages':>10}{'shared_frames':>15}{'shared_messages':>17}"
+        title = f"{'':20}{'workers':>9}{'in flight':>11}{'messages':>10}"
+        title += f"{'shared_frames':>15}{'shared_messages':>17}"
         parts += [textwrap.fill(COUNTS.strip(), 100), "\n".join([title, *counted])]
     return "\n\n".join(parts) + "\n"
 
 
 def _table(table: Mapping[str, Any]) -> str:
-    lines = [table["title"], ""]
-    lines.append(
-        f"{'deliveries/s':26}{'median':>10}{'lowest':>10}{'highest':>10}{'/socketio':>10}"
-        f"{'/websockets':>12}{'/floor':>8}{'CPU µs':>8}{'busy %':>8}{'load %':>8}{'p50 ms':>8}"
+    others = (
+        ["socketio", "websockets", "floor"] if table["setting"]["workers"] == 1 else ["socketio"]
     )
+    heads = "".join(f"{'/' + other:>{len(other) + 2}}" for other in others)
+    lines = [
+        table["title"],
+        "",
+        f"{'deliveries/s':26}{'median':>9}{'lowest':>9}{'highest':>9}{heads}"
+        f"{'CPU µs':>8}{'busy %':>8}{'load %':>8}{'p50 ms':>8}",
+    ]
     for row in table["rows"]:
-        figures = "".join(f"{row[key]:10.0f}" for key in ("median", "lowest", "highest"))
-        ratios = row["ratios"]
-        cells = (
-            _cell(ratios[key], width)
-            for key, width in (("socketio", 10), ("websockets", 12), ("floor", 8))
-        )
+        figures = "".join(f"{row[key]:9.0f}" for key in ("median", "lowest", "highest"))
+        ratios = "".join(_cell(row["ratios"][other], len(other) + 2) for other in others)
         lines.append(
-            f"{row['server']:26}{figures}{''.join(cells)}{row['cpu_us']:8.2f}"
-            f"{row['busy'] * 100:8.0f}{row['load'] * 100:8.0f}{row['p50_us'] / 1000:8.1f}"
+            f"{row['server']:26}{figures}{ratios}{row['cpu_us']:8.2f}{row['busy'] * 100:8.0f}"
+            f"{row['load'] * 100:8.0f}{row['p50_us'] / 1000:8.1f}"
         )
     return "\n".join(lines)
 
@@ -302,15 +311,11 @@ def _cell(value: float | None, width: int) -> str:
     return f"{'-':>{width}}" if value is None else f"{value:{width}.2f}"
 
 
-def _count(title: str, row: Mapping[str, Any]) -> str:
+def _count(setting: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     counts = row["counts"]
-    if counts is None:
-        return ""
-    workers, *_, in_flight = title.split(", ")
-    return (
-        f"{row['server'] + ', ' + workers.split(' and')[0] + ', ' + in_flight:40}"
-        f"{counts['messages']:10}{counts['shared_frames']:15}{counts['shared_messages']:17}"
-    )
+    workers, in_flight = setting["workers"], setting["in_flight"]
+    where = f"{row['server']:20}{workers:9}{in_flight:11}{counts['messages']:10}"
+    return f"{where}{counts['shared_frames']:15}{counts['shared_messages']:17}"
 
 
 def _arguments() -> argparse.Namespace:
@@ -350,6 +355,50 @@ def _redis_version() -> str:
     return answer.stdout.split(" sha=")[0].strip()
 
 
+class Run:
+    """The measurements of one start of this program."""
+
+    def __init__(self, settings: Sequence[Setting], contenders: Sequence[Contender]) -> None:
+        self._samples: dict[Setting, dict[str, list[Sample]]] = {each: {} for each in settings}
+        self._contenders = contenders
+        self.failures: dict[str, str] = {}
+        self._started = time.monotonic()
+
+    def round(self, title: str, seconds: float) -> None:
+        """Measure every server once in every setting."""
+        for setting in self._samples:
+            for contender in self._contenders:
+                if setting.workers == 1 or contender.joins:
+                    minutes, rest = divmod(int(time.monotonic() - self._started), 60)
+                    line = f"{minutes}:{rest:02} {title}: {contender.name}, {setting.title}"
+                    print(f"\r{line:100}", end="", file=sys.stderr, flush=True)
+                    self._measure(contender, setting, seconds)
+
+    def _measure(self, contender: Contender, setting: Setting, seconds: float) -> None:
+        key = f"{contender.name}, {setting.title}"
+        if key in self.failures:
+            return
+        samples = self._samples[setting]
+        try:
+            sample = measure(contender, setting, seconds)
+        except (Failed, OSError) as failure:
+            # One failure makes a server's median worth nothing.
+            self.failures[key] = f"{failure}"
+            samples.pop(contender.name, None)
+        else:
+            samples.setdefault(contender.name, []).append(sample)
+
+    def save(self, head: Sequence[str], explanation: str, folder: Path) -> str:
+        """Write what there is so far as data and text, and give the text."""
+        tables = [_summarize(setting, samples) for setting, samples in self._samples.items()]
+        text = _to_text(head, explanation, tables)
+        folder.mkdir(parents=True, exist_ok=True)
+        data = json.dumps({"head": head, "tables": tables}, indent=1)
+        (folder / "rooms-benchmark.json").write_text(data + "\n")
+        (folder / "rooms-benchmark.txt").write_text(text)
+        return text
+
+
 def main() -> None:
     arguments = _arguments()
     contenders = _chosen(arguments.servers)
@@ -357,47 +406,23 @@ def main() -> None:
     install.build_programs()
     install.install_peers()
     allow_descriptors()
-    ours = (*machine.OURS, "redis")
-    theirs: tuple[str, ...] = ("Flask-SocketIO", "python-socketio", "python-engineio", "simple-websocket")
-    theirs += ("gunicorn", "gevent", "gevent-websocket", "redis", "websockets", "uvloop")
-    head = machine.describe(ours, theirs)
+    head = machine.describe((*machine.OURS, "redis"), THEIRS)
     head.append(_redis_version())
     head.append(f"rounds: {arguments.rounds}, each measurement {arguments.seconds:g} s")
+    explanation = EXPLANATION.format(clients=arguments.clients, size=arguments.size)
     settings = [
         Setting(workers, in_flight, arguments.clients, arguments.size)
         for workers in ([arguments.workers] if arguments.workers else (1, 2))
         for in_flight in ([arguments.in_flight] if arguments.in_flight else IN_FLIGHT)
     ]
-    samples: dict[Setting, dict[str, list[Sample]]] = {setting: {} for setting in settings}
-    failures: dict[str, str] = {}
-    started = time.monotonic()
+    run = Run(settings, contenders)
+    text = ""
     for number in range(arguments.rounds):
-        for setting in settings:
-            for contender in contenders:
-                key = f"{contender.name}, {setting.title}"
-                if key in failures or not (setting.workers == 1 or contender.joins):
-                    continue
-                minutes, rest = divmod(int(time.monotonic() - started), 60)
-                line = f"{minutes}:{rest:02} round {number + 1} of {arguments.rounds}: {key}"
-                print(f"\r{line:110}", end="", file=sys.stderr, flush=True)
-                try:
-                    sample = measure(contender, setting, arguments.seconds)
-                except (Failed, OSError) as failure:
-                    # One failure makes a server's median worth nothing.
-                    failures[key] = f"{failure}"
-                    samples[setting].pop(contender.name, None)
-                else:
-                    samples[setting].setdefault(contender.name, []).append(sample)
-    explanation = EXPLANATION.format(clients=arguments.clients, size=arguments.size)
-    tables = [_summarize(setting, samples[setting]) for setting in settings]
-    text = _to_text(head, explanation, tables)
-    arguments.save.mkdir(parents=True, exist_ok=True)
-    (arguments.save / "rooms-benchmark.txt").write_text(text)
-    data = json.dumps({"head": head, "tables": tables}, indent=1)
-    (arguments.save / "rooms-benchmark.json").write_text(data + "\n")
-    print(f"\r{'':110}\r{text}\nsaved as {arguments.save}/rooms-benchmark.txt and .json")
-    if failures:
-        raise SystemExit("\n".join(f"{key}: {failure}" for key, failure in failures.items()))
+        run.round(f"round {number + 1} of {arguments.rounds}", arguments.seconds)
+        text = run.save(head, explanation, arguments.save)
+    print(f"\r{'':100}\r{text}\nsaved as {arguments.save}/rooms-benchmark.txt and .json")
+    if run.failures:
+        raise SystemExit("\n".join(f"{key}: {why}" for key, why in run.failures.items()))
 
 
 if __name__ == "__main__":
