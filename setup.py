@@ -17,6 +17,7 @@ COMPILED = (
     "masking.pyx",
     "frames.py",
     "connection.py",
+    "rooms.py",
     "client.py",
     "backends/threads.py",
     "backends/evented.py",

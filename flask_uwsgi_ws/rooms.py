@@ -183,7 +183,8 @@ class Rooms:
         left_out = self._by_id.get(skip) if skip else None
         # For the whole of it: who has to get the history first gets it by the same rule.
         with self._lock:
-            for client, member in self._members.get(room, {}).items():
+            members = self._members.get(room, {})
+            for client, member in members.items():
                 if client is left_out:
                     continue
                 if place is not None:
