@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -351,6 +352,8 @@ def _chosen(names: str | None) -> list[Contender]:
 
 
 def _redis_version() -> str:
+    if not shutil.which("redis-server"):
+        raise SystemExit("redis-server is not here: install it, or leave it out with --workers 1")
     answer = subprocess.run(["redis-server", "--version"], capture_output=True, text=True)
     return answer.stdout.split(" sha=")[0].strip()
 
@@ -407,7 +410,8 @@ def main() -> None:
     install.install_peers()
     allow_descriptors()
     head = machine.describe((*machine.OURS, "redis"), THEIRS)
-    head.append(_redis_version())
+    if arguments.workers != 1:
+        head.append(_redis_version())
     head.append(f"rounds: {arguments.rounds}, each measurement {arguments.seconds:g} s")
     explanation = EXPLANATION.format(clients=arguments.clients, size=arguments.size)
     settings = [
