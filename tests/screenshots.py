@@ -15,8 +15,9 @@ from pathlib import Path
 from conftest import CHROMIUM_FLAGS
 from example import EXAMPLES, Example, Open
 from playwright.sync_api import Page, sync_playwright
+from redis_server import Redis
 from test_example_upload import Held, choose, item
-from test_examples import Redis, join, listen, publish, said, say
+from test_examples import join, listen, publish, said, say
 from uwsgi_server import wait_for_port
 
 Points = list[tuple[float, float]]

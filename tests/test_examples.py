@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from example import (
     Example,
     Open,
@@ -25,45 +23,11 @@ from example import (
     wait_until,
 )
 from playwright.sync_api import Locator, Page, WebSocketRoute, expect
-from uwsgi_server import free_port, wait_for_port
+from redis_server import Redis
+from uwsgi_server import free_port
 
 # By the ends of their folders' names.
 BACKENDS = {"threads": "", "gevent": "-gevent", "asyncio": "-asyncio"}
-
-
-class Redis:
-    """A Redis server of a test's own, which it may kill and start again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Redis:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-
-    def start(self) -> None:
-        program = shutil.which("redis-server")
-        if program is None:
-            pytest.fail("no redis-server found: apt-get install redis-server")
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        self.process = subprocess.Popen(
-            [program, *options], cwd=self.folder, stdout=subprocess.DEVNULL
-        )
-        wait_for_port(self.port, self.process)
-        self.client = redis.Redis(port=self.port)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-    def channels(self) -> set[str]:
-        """Name those that somebody is subscribed to."""
-        return {name.decode().removeprefix("pubsub:") for name in self.client.pubsub_channels()}
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

@@ -1,0 +1,67 @@
+"""A Redis server of a test's own, which it may hold up, kill and start again."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from uwsgi_server import free_port, wait_for_port
+
+
+class Redis:
+    """A Redis that keeps nothing on the disk, unless its options say so.
+
+    :param folder: of its own.
+    :param options: of ``redis-server``, besides those for its port and folder.
+    :param program: ``redis-server``, or ``redis-sentinel``.
+    """
+
+    def __init__(
+        self, folder: Path, *options: str, program: str = "redis-server", port: int | None = None
+    ) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self.url = f"redis://127.0.0.1:{self.port}"
+        self._options, self._program = options, program
+
+    def __enter__(self) -> Redis:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        program = shutil.which(self._program)
+        if program is None:
+            pytest.fail(f"no {self._program} found: apt-get install redis-server")
+        # A Sentinel takes these from its file.
+        own = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        options = [*([] if self._program == "redis-sentinel" else own), *self._options]
+        self.process = subprocess.Popen(
+            [program, *options], cwd=self.folder, stdout=subprocess.DEVNULL
+        )
+        wait_for_port(self.port, self.process)
+        self.client: Any = redis.Redis(port=self.port)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> None:
+        """Hold it up: it takes connections, and answers nothing."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def channels(self, prefix: str = "pubsub:") -> set[str]:
+        """Name those that somebody is subscribed to, without their prefix."""
+        return {
+            name.decode().removeprefix(prefix) for name in self.client.pubsub_channels(f"{prefix}*")
+        }
