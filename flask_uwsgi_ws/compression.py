@@ -161,7 +161,7 @@ class Deflate:
                 self._inflater = None
 
     def deflate(self, frame: bytes) -> bytes:
-        """Compress a message.
+        """Compress a message; without context takeover in several threads at once, if need be.
 
         :param frame: its one frame, uncompressed.
         :returns: its one frame, compressed: with RSV1 set.
@@ -171,11 +171,12 @@ class Deflate:
             # Nothing becomes no smaller; uncompressed it is one byte shorter.
             return frame
         payload = memoryview(frame)[2 if size < 126 else 4 if size == 126 else 10 :]
-        if self._deflater is None:
-            self._deflater = zlib.compressobj(wbits=-self._deflater_bits, **self._settings)
-        pieces = [b"", self._deflater.compress(payload), self._deflater.flush(zlib.Z_SYNC_FLUSH)]
+        deflater = self._deflater
+        if deflater is None:
+            deflater = zlib.compressobj(wbits=-self._deflater_bits, **self._settings)
+            if self._keeps_deflater:
+                self._deflater = deflater
+        pieces = [b"", deflater.compress(payload), deflater.flush(zlib.Z_SYNC_FLUSH)]
         pieces[-1] = pieces[-1][: -len(_TAIL)]
-        if not self._keeps_deflater:
-            self._deflater = None
         pieces[0] = header(frame[0] & 0x0F, sum(map(len, pieces)), rsv=0x40)
         return b"".join(pieces)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import random
 import tracemalloc
 import zlib
@@ -409,3 +410,21 @@ def test_bomb_costs_no_more_than_the_limit() -> None:
     assert connection.close_code == 1009
     # The message as far as it came, in a buffer that grows by eighths; and a read and a part.
     assert most < 2**23 * 9 / 8 + 2**19
+
+
+def test_threads_may_compress_at_the_same_time_where_no_message_depends_on_others() -> None:
+    """A message to many is compressed by one client's, which may send another one meanwhile."""
+    server, client = agree({"server_no_context_takeover": True})
+    # Long ones, over which zlib lets other threads go on.
+    payloads = [random.Random(i).randbytes(100_000) for i in range(2)]
+    frames: list[tuple[bytes, bytes]] = []
+
+    def compress(payload: bytes) -> None:
+        for _ in range(100):
+            frames.append((payload, server.compress(server.send_binary(payload))))
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(compress, payloads))
+    assert len(frames) == 200
+    for payload, frame in frames:
+        assert read_by(client, frame) == payload
