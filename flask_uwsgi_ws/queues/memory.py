@@ -55,13 +55,16 @@ class MemoryQueue(MessageQueue):
         return place_id(place)
 
     def _keep(self, room: str, place: Place, message: Outgoing) -> None:
-        now = time.monotonic()
+        self._forget()
         kept = self._history.setdefault(room, _History(deque(maxlen=self.settings.history)))
         kept.messages.append((place, message))
-        kept.used_at = now
+        kept.used_at = time.monotonic()
         self._history.move_to_end(room)
-        # Those that nothing has been said in for long.
-        while now - next(iter(self._history.values())).used_at > self.settings.history_ttl:
+
+    def _forget(self) -> None:
+        """Drop the rooms that nothing has been said in for long."""
+        oldest = time.monotonic() - self.settings.history_ttl
+        while self._history and next(iter(self._history.values())).used_at < oldest:
             self._history.popitem(last=False)
 
     def broadcast(self, message: Outgoing, skip: str | None) -> None:
@@ -82,6 +85,7 @@ class MemoryQueue(MessageQueue):
         if not wishes:
             return True
         with self._lock:
+            self._forget()
             kept = self._history.get(room)
             messages = list(kept.messages) if kept else []
             self.catch_up(client, room, wanted(messages, last, since))
