@@ -244,6 +244,9 @@ class BaseMiddleware:
             client.route = opening.route
             client.messenger = self.websocket.messenger
             clients.add(client)
+            if client.known_id:
+                # A subclass has asked for it in its making.
+                client.messenger.rooms.know(client, client.known_id)
         finally:
             clients.expect_no_more()
         return client

@@ -91,9 +91,13 @@ class Rooms:
     # Who is where.
 
     def know(self, client: Any, id: str) -> None:
-        """Take note of a client's id, with which it can be found from here on."""
+        """Take note of a client's id, with which it can be found until its end."""
         with self._lock:
             self._by_id[id] = client
+        if client not in self._clients:
+            # It has ended, maybe meanwhile, and will not be forgotten another time.
+            with self._lock:
+                self._by_id.pop(id, None)
 
     def find(self, id: str) -> Any:
         """Give the client with this id, ``None`` if this worker has none."""
