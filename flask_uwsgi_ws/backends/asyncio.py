@@ -754,6 +754,7 @@ class AsyncioWebSocket(WebSocket):
             # There has been no client yet.
             return
         if thread_ident() == reactor.thread:
+            reactor.catch_up()
             call(*arguments)
         else:
             reactor.leave(call, *arguments)
