@@ -49,12 +49,14 @@ if "PROXY_FIX" in os.environ:
 
 
 class FailingClient(websocket.middleware.client):  # type: ignore[misc,name-defined]
-    """A user's client class, which can not be made when the query says so."""
+    """A user's client class, which can not be made when the query says so, or names itself."""
 
     def __init__(self, environ: Any, *arguments: Any) -> None:
         super().__init__(environ, *arguments)
         if environ["QUERY_STRING"] == "fail-to-make":
             raise ValueError("no such client")
+        if environ["QUERY_STRING"] == "ask-early":
+            self.name = f"client {self.id}"
 
 
 FailingClient.__name__ = websocket.middleware.client.__name__
