@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import contextvars
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import gevent
 from flask import Flask
@@ -27,7 +28,8 @@ from ..contexts import ConnectionContext
 from ..ending import worker_end
 from ..extension import WebSocket
 from ..greenlets import current, switch
-from ..middleware import BaseMiddleware, Opening
+from ..locks import Lock, thread_ident
+from ..middleware import BaseMiddleware, Environ, Opening
 from ..patching import patch
 from ..servers import loop_engine, uwsgi_module
 from ..settings import Settings
@@ -43,6 +45,8 @@ _NOT_IN_HUB = "receive in the thread of the hub; other threads can send and clos
 _IN_HUB = "a callback of gevent's hub can not wait: use gevent.spawn"
 
 _OPEN = OPEN
+
+Result = TypeVar("Result")
 
 
 class GeventReactor(Reactor):
@@ -102,6 +106,42 @@ def _current_reactor() -> GeventReactor:
     if reactor is None or reactor.pid != os.getpid():
         reactor = _here.reactor = GeventReactor()
     return reactor
+
+
+# That of the thread in which uWSGI's gevent loop runs.
+_serving: GeventReactor | None = None
+
+
+def _remember_hub() -> None:
+    """Take note of the hub that serves the requests of this worker; in one of them."""
+    global _serving
+    if (_serving is None or _serving.pid != os.getpid()) and loop_engine() == "gevent":
+        _serving = _current_reactor()
+
+
+def _call_in_hub(reactor: GeventReactor, call: Callable[[], Result]) -> Result:
+    """Make a call in a greenlet of a hub, and wait for it in this thread, which is another.
+
+    What gevent has made of locks and sockets is not for several hubs.
+    """
+    results: list[Result] = []
+    errors: list[BaseException] = []
+    done = Lock()
+    done.acquire()
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.release()
+
+    reactor.leave(gevent.spawn, contextvars.copy_context().run, run)
+    done.acquire()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def _end_hub() -> None:
@@ -246,6 +286,23 @@ class GeventWebSocketClient(EventedClient, BlockingCalls):
         gevent.sleep(0)
         return self._take() if self._has_message() else ""
 
+    # Rooms.
+
+    def join(
+        self, room: str, info: Any = None, *, last: int | None = None, since: str | None = None
+    ) -> bool:
+        call = partial(self.messenger.join, self, room, info, last, since)
+        joined: bool = self._call_queue(call)
+        return joined
+
+    def leave(self, room: str) -> None:
+        self._call_queue(partial(self.messenger.leave, self, room))
+
+    def _call_queue(self, call: Callable[[], Result]) -> Result:
+        if self._is_foreign() and self._hub_reactor is _serving and self.messenger.queue().waits:
+            return _call_in_hub(self._hub_reactor, call)
+        return call()
+
     # Sending.
 
     def send(self, message: Sendable | None, binary: bool | None = None) -> None:
@@ -322,6 +379,10 @@ class GeventWebSocketMiddleware(BaseMiddleware):
         if uwsgi_module() is not None and loop_engine() != "gevent":
             return NO_LOOP
         return None
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        _remember_hub()
+        return super().__call__(environ, start_response)
 
     def prepare_worker(self) -> None:
         if loop_engine() == "gevent":
@@ -417,10 +478,13 @@ class GeventWebSocket(WebSocket):
         return {} if "gevent" in options else {"gevent": 100}
 
     def _call(self, call: partial[Any]) -> Any:
+        reactor = _serving
+        if reactor is None or reactor.pid != os.getpid():
+            return call()
+        if thread_ident() != reactor.thread:
+            return _call_in_hub(reactor, call) if self.messenger.queue().waits else call()
         result = call()
-        if self.messenger.rooms.much_was_sent() and loop_engine() == "gevent":
-            reactor = _current_reactor()
-            if current() is not reactor.hub:
-                # A handler that only sends must let others run.
-                gevent.sleep(0)
+        if self.messenger.rooms.much_was_sent() and current() is not reactor.hub:
+            # A handler that only sends must let others run.
+            gevent.sleep(0)
         return result
