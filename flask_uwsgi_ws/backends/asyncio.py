@@ -764,11 +764,35 @@ class AsyncioWebSocket(WebSocket):
             task = asyncio.current_task()
         except RuntimeError:
             task = None
-        return call() if task is None else self._await(call)
+        if task is not None:
+            return self._await(call)
+        if loop_engine() == "asyncio" and self.messenger.queue().waits:
+            return self._let_loop_go_on(call)
+        return call()
+
+    def _let_loop_go_on(self, call: partial[Any]) -> Any:
+        """Wait for a call in uWSGI's loop, in the greenlet of a request, while others go on."""
+        # Which that loop does not run without.
+        import greenlet
+
+        waiting = greenlet.getcurrent()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return call()
+        if waiting.parent is None:
+            return call()
+        future = loop.run_in_executor(_pool(self._pool_of(call)), call)
+        future.add_done_callback(lambda _: waiting.switch())
+        while not future.done():
+            waiting.parent.switch()
+        return future.result()
+
+    def _pool_of(self, call: partial[Any]) -> str:
+        return "others" if call.func == self.messenger.presence else "sends"
 
     async def _await(self, call: partial[Any]) -> Any:
-        kind = "others" if call.func == self.messenger.presence else "sends"
-        result = await _elsewhere(self.messenger, kind, call)
+        result = await _elsewhere(self.messenger, self._pool_of(call), call)
         if self.messenger.rooms.much_was_sent():
             # A handler that only sends must let others run.
             await asyncio.sleep(0)
