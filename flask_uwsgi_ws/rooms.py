@@ -121,6 +121,20 @@ class Rooms:
             self._rooms.setdefault(client, set()).add(room)
         return True
 
+    def begin_at(self, room: str, place: Place) -> Place | None:
+        """Let the members of a room have the messages after a place, but for those they have had.
+
+        :returns: the least place up to which one of them has had them, if it is before that one.
+        """
+        with self._lock:
+            least = place
+            for member in self._members.get(room, {}).values():
+                if member.waiting is None:
+                    if member.after is None:
+                        member.after = place
+                    least = min(least, member.after)
+        return least if least < place else None
+
     def discard(self, client: Any, room: str) -> bool:
         """Let a client out; gives whether it was in."""
         with self._lock:
@@ -215,8 +229,13 @@ class Rooms:
         self._sent = 0
         return True
 
-    def catch_up(self, client: Any, room: str, history: list[tuple[Place, Fanout]]) -> None:
-        """Send a client the room's history, and then what was kept back for it meanwhile."""
+    def catch_up(
+        self, client: Any, room: str, history: list[tuple[Place, Fanout]], known: Place | None
+    ) -> None:
+        """Send a client the room's history, and then what was kept back for it meanwhile.
+
+        :param known: the place up to which the room's history has been looked at.
+        """
         sent = frames = 0
         with self._lock:
             member = self._members.get(room, {}).get(client)
@@ -228,4 +247,6 @@ class Rooms:
                     member.after = place
                     sent += message.put(client)
                     frames += message.frames
+            if known is not None and (member.after is None or known > member.after):
+                member.after = known
         self._clients.count_fanout(frames, sent)

@@ -178,10 +178,19 @@ class MessageQueue:
         """Send to all clients of this worker."""
         self.hand_over(self._deliver_to_all, message.fanout(None), skip)
 
-    def catch_up(self, client: Any, room: str, history: Iterable[tuple[Place, Outgoing]]) -> None:
-        """Send the history to a client that has joined and waits for it."""
+    def catch_up(
+        self,
+        client: Any,
+        room: str,
+        history: Iterable[tuple[Place, Outgoing]],
+        known: Place | None,
+    ) -> None:
+        """Send the history to a client that has joined and waits for it.
+
+        :param known: the place up to which it has been looked at.
+        """
         framed = [(place, message.fanout(place)) for place, message in history]
-        self.hand_over(self.rooms.catch_up, client, room, framed)
+        self.hand_over(self.rooms.catch_up, client, room, framed, known)
 
     def _deliver_to_all(self, message: Fanout, skip: str | None) -> None:
         self.rooms.deliver_to(self.everybody(), message, skip)

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# Seconds that a worker counts as living after it has said so, and between two times.
-_ALIVE, _BEAT = 10, 3.0
+#: Seconds that a worker counts as living after it has said so.
+ALIVE = 10
+# Seconds between two times.
+_BEAT = 3.0
 #: Seconds that the list of a room's members lasts, unless it is written again.
 PRESENCE = 3600
 _REWRITE = 1200.0
@@ -45,16 +47,20 @@ class Keeper:
         self._write_at = 0.0
         self._work.set()
 
+    def look(self) -> None:
+        """A message has been kept."""
+        self._work.set()
+
     def run(self) -> None:
         beat_at = 0.0
         while True:
-            self._work.wait(max(beat_at - time.monotonic(), 0.0))
+            due = min(beat_at, self._queue.kept_due())
+            self._work.wait(max(due - time.monotonic(), 0.0))
             self._work.clear()
             try:
                 if time.monotonic() >= min(beat_at, self._write_at):
                     beat_at = time.monotonic() + _BEAT
-                    key = self._queue.key("alive", worker_token())
-                    self._queue.command("set", key, 1, ex=_ALIVE)
+                    self._live()
                 if time.monotonic() >= self._write_at:
                     self._write()
                 self._unwrite()
@@ -65,6 +71,13 @@ class Keeper:
             except Exception:
                 _log.exception("could not tell Redis who is here")
                 beat_at = time.monotonic() + _BEAT
+
+    def _live(self) -> None:
+        key = self._queue.key("alive", worker_token())
+        if not self._queue.command("exists", key):
+            # Others may have taken this worker for one that was killed, and its clients for gone.
+            self._write_at = 0.0
+        self._queue.command("set", key, 1, ex=ALIVE)
 
     def _write(self) -> None:
         self._write_at = time.monotonic() + _REWRITE

@@ -16,9 +16,11 @@ class Letter:
     message: Outgoing
     skip: str | None
     room: str = ""
-    # The publisher's tag for the channel and the number there, once it has been tried.
+    # The publisher's tag for the channel and the number there, once it has one.
     tag: str = ""
     number: int = 0
+    # Whether it may have been published already.
+    tried: bool = False
     # Whether the members in this worker have it already.
     delivered: bool = False
 
@@ -51,8 +53,13 @@ def decode(data: bytes) -> tuple[Letter, str] | None:
         message = Outgoing(kind == "b", payload, placeholder.encode())
         if kind == "t":
             payload.decode()
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-    if not isinstance(number, int):
+    texts = (sender, tag, skip)
+    if kind not in ("b", "t") or type(number) is not int or not all(map(_is_text, texts)):
         return None
-    return Letter("", message, skip or None, tag=str(tag), number=number), str(sender)
+    return Letter("", message, skip or None, tag=tag, number=number), sender
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

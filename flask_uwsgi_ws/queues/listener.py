@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 # Seconds of silence after which Redis is asked whether it is there.
 _SILENCE = 5.0
 # Seconds between the attempts to reach it again: the first, and the most of them.
-_BACK_OFF = 0.1, 2.0
+_BACK_OFF = 0.1, 1.0
 # Seconds that a client that joins waits for Redis to say that its room is subscribed.
 _PATIENCE = 5.0
 # Publishers of a channel whose numbers are known.
@@ -116,10 +116,13 @@ class Listener:
         poll.register(self._bell, select.POLLIN)
         asked = False
         while True:
-            message = pubsub.get_message(timeout=0)
-            if message is not None:
+            # What has begun to come is waited for; without a timeout the rest of a large message
+            # in TLS would be an error.
+            if pubsub.connection.can_read(timeout=0):
+                message = pubsub.get_message(timeout=_SILENCE)
                 asked = False
-                self._take(message)
+                if message is not None:
+                    self._take(message)
                 continue
             self._subscribe(pubsub)
             ready = poll.poll(_SILENCE * 1000)
@@ -175,26 +178,33 @@ class Listener:
         if self._queue.has_history and room in self._queue.rooms:
             self._catch_up(room)
         with self._lock:
-            if room in self._subscribed:
-                self._confirmed.add(room)
+            if room not in self._subscribed:
+                # Left again; who waits for it has come since, and is told the next time.
+                return
+            self._confirmed.add(room)
             waiting = self._waiting.pop(room, None)
         if waiting is not None:
             waiting.set()
 
     def _catch_up(self, room: str) -> None:
         """Deliver what the room's history has beyond the last message that was heard."""
+        queue, channel = self._queue, self._queue.key("room", room)
         place = self._places.get(room)
         if place is None:
-            last = self._queue.read_history(room, 1)
+            last = queue.read_history(room, 1)
             self._places[room] = last[-1][0] if last else (0, 0)
+            # Who came while Redis was lost here has had the history up to some message.
+            place = queue.rooms.begin_at(room, self._places[room])
+        if place is None:
             return
-        letters = self._queue.read_history(room)
+        letters = queue.read_history(room)
         if letters and (0, 0) < place < letters[0][0]:
             _log.warning("the history of room %r does not go back to the last message here", room)
         for there, letter in letters:
             if there > place:
-                self._places[room] = there
-                self._deliver(self._queue.deliver, room, letter.message, letter.skip, there)
+                self._places[room] = max(there, self._places[room])
+                if self._is_new(channel, letter, counts=False):
+                    self._deliver(queue.deliver, room, letter.message, letter.skip, there)
 
     def _hear(self, channel: str, data: bytes) -> None:
         id, _, rest = data.partition(b"\n")
@@ -212,7 +222,9 @@ class Listener:
             if room not in self._subscribed or place <= self._places.get(room, (0, 0)):
                 return
             self._places[room] = place
-        if self._is_new(channel, letter, counts=place is None):
+        # What this worker itself has published its clients have had from there.
+        counts = place is None and sender != self._queue.token
+        if self._is_new(channel, letter, counts):
             self._deliver(self._queue.hear, channel, place, letter, sender)
 
     @staticmethod

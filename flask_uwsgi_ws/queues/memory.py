@@ -88,7 +88,7 @@ class MemoryQueue(MessageQueue):
             self._forget()
             kept = self._history.get(room)
             messages = list(kept.messages) if kept else []
-            self.catch_up(client, room, wanted(messages, last, since))
+            self.catch_up(client, room, wanted(messages, last, since), None)
         return since is None or is_complete(messages, since)
 
     def leave(self, client: Any, rooms: Iterable[str]) -> None:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from redis import RedisError
@@ -30,7 +31,7 @@ from ..rooms import Place
 from ..servers import threads_run
 from .base import MessageQueue, Outgoing, QueueError, is_complete, read_place, wanted
 from .clients import AwayError, close, connect
-from .keeper import PRESENCE, Keeper
+from .keeper import ALIVE, PRESENCE, Keeper
 from .letters import Letter, decode, encode
 from .listener import Listener
 
@@ -43,8 +44,17 @@ _PAUSE = 0.5
 # Channels whose messages are numbered.
 _CHANNELS = 10_000
 
+# Seconds for other workers to find Redis again as well, before they are sent what was kept.
+_GRACE = 1.5
+
 # Adds a message to a room's history and publishes it, in one step, so that both have one order.
+# One that is tried again may be there already: the answer to the first time was lost.
 _REMEMBER = """
+if ARGV[5] == '1' then
+    for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '-')) do
+        if entry[2][2] == ARGV[3] then return entry[1] end
+    end
+end
 local id = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[1], '*', 'm', ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PUBLISH', ARGV[4], id .. '\\n' .. ARGV[3])
@@ -67,14 +77,15 @@ class RedisQueue(MessageQueue):
         self._sending = threading.Lock()
         self._client: Any = None
         self._remember: Any = None
-        self._paused_until = 0.0
+        self._paused_until = self._kept_until = 0.0
         self._why = ""
         # By channel, the tag and number of the last message that was published there.
         self._numbers: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self._kept: deque[Letter] = deque()
         # With a history, the kept messages that the members in this worker have already.
-        self._ahead: set[tuple[str, int]] = set()
-        self._token = os.urandom(8).hex()
+        self._ahead: OrderedDict[tuple[str, int], None] = OrderedDict()
+        #: Names this process to others in what it publishes.
+        self.token = os.urandom(8).hex()
         self._listener: Listener | None = None
         self._keeper: Keeper
         self._starting = threading.Lock()
@@ -150,10 +161,13 @@ class RedisQueue(MessageQueue):
         if token == worker_token():
             return False
         letter = Letter(self.key("worker", token), message, id, delivered=True)
-        count = self._send(letter)
-        if count != 0:
+        # None for one that is kept.
+        if self._send(letter) != 0:
             return True
-        # In a cluster, those who hear of it from another server are not counted.
+        # A cluster counts those only that listen where the message was published.
+        return "+cluster:" in self._url and self._may_live(token)
+
+    def _may_live(self, token: str) -> bool:
         try:
             return self._lives(token)
         except AwayError:
@@ -167,9 +181,7 @@ class RedisQueue(MessageQueue):
                 return None
             try:
                 return self._publish(letter)
-            except AwayError as error:
-                self._paused_until = time.monotonic() + _PAUSE
-                self._why = str(error)
+            except AwayError:
                 self._keep(letter)
                 return None
 
@@ -180,22 +192,25 @@ class RedisQueue(MessageQueue):
         return bool(lost) or time.monotonic() < self._paused_until
 
     def _publish(self, letter: Letter) -> str | int:
+        tried, letter.tried = letter.tried, True
         if not letter.tag:
             letter.tag, letter.number = self._next_number(letter.channel)
-        data = encode(letter, self._token)
-        if letter.room and self._history:
-            return self._publish_to_history(letter, data)
-        count: int = self.command("publish", letter.channel, b"\n" + data)
+        data = encode(letter, self.token)
+        try:
+            if letter.room and self._history:
+                return self._publish_to_history(letter, data, tried)
+            count: int = self.command("publish", letter.channel, b"\n" + data)
+        except AwayError as error:
+            self._paused_until = time.monotonic() + _PAUSE
+            self._why = str(error)
+            raise
         if not letter.delivered:
             self._deliver_here(letter)
         return count
 
-    def _publish_to_history(self, letter: Letter, data: bytes) -> str:
-        if letter.delivered:
-            # It comes back from there, as all that have a history.
-            self._ahead.add((letter.tag, letter.number))
+    def _publish_to_history(self, letter: Letter, data: bytes, tried: bool) -> str:
         ttl = int(self.settings.history_ttl * 1000)
-        arguments = [self._history, ttl, data, letter.channel]
+        arguments = [self._history, ttl, data, letter.channel, int(tried)]
         keys = [self.key("history", letter.room)]
         id: bytes = self.do(lambda client: self._remember(keys, arguments, client))
         return id.decode()
@@ -212,13 +227,17 @@ class RedisQueue(MessageQueue):
 
         :raises QueueError: if it is not kept.
         """
+        is_kept = self._listener is not None and len(self._kept) < self.settings.queue_kept
         if self.settings.queue_local and not letter.delivered:
+            if letter.room and self._history and (is_kept or letter.tried):
+                self._expect_ahead(letter)
             self._deliver_here(letter)
-        if self._listener is not None and len(self._kept) < self.settings.queue_kept:
+        if is_kept:
             self._kept.append(letter)
+            self._keeper.look()
             return
         reached = "only members in this worker got it" if self.settings.queue_local else "not sent"
-        if letter.tag:
+        if letter.tried:
             reached += ", or it was, and the answer was lost"
         raise QueueError(
             f"{reached}: Redis does not answer ({self._why}); send it again later, or set "
@@ -226,16 +245,30 @@ class RedisQueue(MessageQueue):
             "messages to keep meanwhile"
         )
 
+    def _expect_ahead(self, letter: Letter) -> None:
+        """Take note that a letter is delivered before it comes back, as all that have a history."""
+        if not letter.tag:
+            letter.tag, letter.number = self._next_number(letter.channel)
+        self._ahead[letter.tag, letter.number] = None
+        if len(self._ahead) > _CHANNELS:
+            self._ahead.popitem(last=False)
+
     def send_kept(self) -> None:
-        """Publish what was kept.
+        """Publish what was kept, if it is time to.
 
         :raises AwayError: if Redis is still away.
         """
-        while self._kept and not self._is_away():
+        while self.kept_due() <= time.monotonic():
             with self._sending:
                 if self._kept:
                     self._publish(self._kept[0])
                     self._kept.popleft()
+
+    def kept_due(self) -> float:
+        """Say when what was kept can be published, of ``time.monotonic()``."""
+        if not self._kept or (self._listener is not None and self._listener.why):
+            return math.inf
+        return max(self._paused_until, self._kept_until)
 
     def _next_number(self, channel: str) -> tuple[str, int]:
         tag, number = self._numbers.pop(channel, ("", 0))
@@ -253,6 +286,7 @@ class RedisQueue(MessageQueue):
         wishes = bool(last) or since is not None
         self.rooms.add(client, room, info, wishes)
         history: list[tuple[Place, Outgoing]] = []
+        known: Place | None = None
         try:
             if self._listener is not None:
                 self._listener.need(room)
@@ -261,6 +295,7 @@ class RedisQueue(MessageQueue):
                 if wishes:
                     letters = self.read_history(room, last)
                     history = [(place, letter.message) for place, letter in letters]
+                    known = history[-1][0] if history else since or (0, 0)
             except AwayError as error:
                 if wishes:
                     raise QueueError(
@@ -269,14 +304,17 @@ class RedisQueue(MessageQueue):
                     ) from error
         finally:
             if wishes:
-                self.catch_up(client, room, wanted(history, last, since))
+                self.catch_up(client, room, wanted(history, last, since), known)
         return since is None or is_complete(history, since)
 
     def _say_present(self, client: Any, room: str, info: Any) -> None:
         key, id, value = self.key("presence", room), client.id, json.dumps(info)
+        alive = self.key("alive", worker_token())
 
         def say(redis: Any) -> None:
             with redis.pipeline(transaction=False) as pipe:
+                # First: who is there and does not live is taken for a worker's that was killed.
+                pipe.set(alive, 1, ex=ALIVE)
                 pipe.hset(key, id, value)
                 pipe.expire(key, PRESENCE)
                 pipe.execute()
@@ -314,7 +352,7 @@ class RedisQueue(MessageQueue):
         here = self.rooms.presence(room)
         try:
             found = self.command("hgetall", key)
-            members = {id.decode(): json.loads(info) for id, info in found.items()}
+            members = dict(_read_members(found))
             length = len(worker_token())
             others = {id[:length] for id in members} - {worker_token()}
             living = {token for token in others if self._lives(token)}
@@ -336,10 +374,10 @@ class RedisQueue(MessageQueue):
         """Deliver what another worker, or with a history this one, has published."""
         kind, _, name = channel.removeprefix(f"{self._prefix}:").partition(":")
         if kind == "room":
-            if sender == self._token and (place is None or self._was_ahead(letter)):
+            if sender == self.token and (place is None or self._was_ahead(letter)):
                 return
             self.deliver(name, letter.message, letter.skip, place)
-        elif sender == self._token:
+        elif sender == self.token:
             return
         elif kind == "all":
             self.deliver_to_all(letter.message, letter.skip)
@@ -347,10 +385,7 @@ class RedisQueue(MessageQueue):
             self.deliver_to_client(letter.skip, letter.message)
 
     def _was_ahead(self, letter: Letter) -> bool:
-        if (letter.tag, letter.number) in self._ahead:
-            self._ahead.remove((letter.tag, letter.number))
-            return True
-        return False
+        return self._ahead.pop((letter.tag, letter.number), self) is None
 
     @property
     def has_history(self) -> bool:
@@ -363,4 +398,13 @@ class RedisQueue(MessageQueue):
     def back(self) -> None:
         """The listener has Redis again."""
         self._paused_until = 0.0
+        # From a history everybody gets them, whenever they come back.
+        self._kept_until = 0.0 if self._history else time.monotonic() + _GRACE
         self._keeper.write_all()
+
+
+def _read_members(found: Mapping[bytes, bytes]) -> Iterator[tuple[str, Any]]:
+    """Give the ids of members and what they told of themselves; not what others have written."""
+    for id, info in found.items():
+        with contextlib.suppress(ValueError, RecursionError):
+            yield id.decode(), json.loads(info)
