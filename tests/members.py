@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import time
@@ -35,7 +36,8 @@ class Member:
     """
 
     def __init__(self, server: Server, *rooms: str, path: str = "/room", **options: object) -> None:
-        options = {"compression": None, **options}
+        # All that comes is read, so that the end is not behind what nobody asks for.
+        options = {"compression": None, "max_queue": None, **options}
         self.ws = open_client(server, path, **options).__enter__()
         self._answers: list[dict[str, Any]] = []
         #: What has come and was not asked for.
@@ -72,6 +74,13 @@ class Member:
         while not self._answers:
             self._take(30)
         return result_of(self._answers.pop(0))
+
+    def has_answered(self) -> bool:
+        """Tell whether the answer to a command is here, without waiting for it."""
+        with contextlib.suppress(TimeoutError):
+            while not self._answers:
+                self._take(0)
+        return bool(self._answers)
 
     def next(self, seconds: float = 20) -> str | bytes:
         """Wait for a message."""
@@ -182,5 +191,6 @@ def up_to_end(sender: WebSocket, *members: Member) -> list[list[str | bytes]]:
         messages = [member.next()]
         while messages[-1] != end:
             messages.append(member.next())
-        found.append(messages[:-1])
+        # Those of earlier times were for others.
+        found.append([each for each in messages if not str(each).startswith("end ")])
     return found

@@ -18,16 +18,16 @@ class Redis:
 
     :param folder: of its own.
     :param options: of ``redis-server``, besides those for its port and folder.
-    :param program: ``redis-server``, or ``redis-sentinel``.
+    :param sentinel: whether it is one; its options are in its file then.
     """
 
     def __init__(
-        self, folder: Path, *options: str, program: str = "redis-server", port: int | None = None
+        self, folder: Path, *options: str, sentinel: bool = False, port: int | None = None
     ) -> None:
         self.folder = folder
         self.port = port or free_port()
         self.url = f"redis://127.0.0.1:{self.port}"
-        self._options, self._program = options, program
+        self._options, self._is_sentinel = list(options), sentinel
 
     def __enter__(self) -> Redis:
         self.start()
@@ -37,12 +37,11 @@ class Redis:
         self.kill()
 
     def start(self) -> None:
-        program = shutil.which(self._program)
+        program = shutil.which("redis-server")
         if program is None:
-            pytest.fail(f"no {self._program} found: apt-get install redis-server")
-        # A Sentinel takes these from its file.
+            pytest.fail("no redis-server found: apt-get install redis-server")
         own = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        options = [*([] if self._program == "redis-sentinel" else own), *self._options]
+        options = [*self._options, "--sentinel"] if self._is_sentinel else own + self._options
         self.process = subprocess.Popen(
             [program, *options], cwd=self.folder, stdout=subprocess.DEVNULL
         )
@@ -50,8 +49,13 @@ class Redis:
         self.client: Any = redis.Redis(port=self.port)
 
     def kill(self) -> None:
+        """End it, without a chance to say so."""
         self.process.kill()
         self.process.wait(10)
+
+    def keep(self) -> None:
+        """Have it find, when it is started again, what it has written to its append-only file."""
+        self._options += ["--appendonly", "yes"]
 
     def stop(self) -> None:
         """Hold it up: it takes connections, and answers nothing."""

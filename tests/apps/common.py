@@ -225,15 +225,17 @@ def memory() -> dict[str, int]:
 
 @app.get("/trim")
 def trim() -> str:
-    """Give back to the system what is free."""
+    """Give back to the system what is free; tells which worker has done so."""
     gc.collect()
-    return str(ctypes.CDLL(None).malloc_trim(0))
+    ctypes.CDLL(None).malloc_trim(0)
+    return str(os.getpid())
 
 
 @app.get("/snapshot")
 def snapshot() -> dict[str, Any]:
     """Tell what was counted in this worker, and what its clients say of themselves."""
     return {
+        "pid": os.getpid(),
         **dataclasses.asdict(websocket.clients.snapshot()),
         "clients": [
             {"route": client.route, "path": client.environ["PATH_INFO"], "latency": client.latency}
