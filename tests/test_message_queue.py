@@ -31,6 +31,9 @@ from flask_uwsgi_ws import WebSocket
 
 PREFIX = "tests"
 
+# For what is about another process than the workers.
+in_threads = pytest.mark.parametrize("mode", ["threads"], indirect=True)
+
 
 @dataclass
 class Joined:
@@ -273,6 +276,7 @@ def test_mule_spooler_and_timer_reach_the_members(
         assert "Traceback" not in server.log
 
 
+@in_threads
 @pytest.mark.parametrize("backend", [MODES[name].backend for name in BACKENDS[:3]])
 def test_commands_and_scripts_reach_the_members(joined: Joined, backend: str) -> None:
     options = json.dumps({"message_queue": joined.redis.url, "queue_prefix": PREFIX})
@@ -308,6 +312,7 @@ def test_commands_and_scripts_reach_the_members(joined: Joined, backend: str) ->
         assert found[1] == ["from a command", "from a script", b"to all"]
 
 
+@in_threads
 def test_script_with_an_event_loop_awaits(joined: Joined) -> None:
     options = json.dumps({"message_queue": joined.redis.url, "queue_prefix": PREFIX})
     env = {**os.environ, "BACKEND": "AsyncioWebSocket", "OPTIONS": options}
