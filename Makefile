@@ -10,13 +10,13 @@ FUZZ_PYTHON ?= 3.12
 BEHAVIOUR := $(addprefix tests/test_,behaviour.py faults.py flask_features.py limits.py processes.py asyncio.py \
     gevent.py handshake.py)
 OPERATIONS := $(addprefix tests/test_,cli.py configs.py cross_site.py docs.py ending.py ending_handlers.py hostile.py \
-    idle.py install.py outages.py reload.py) $(wildcard tests/test_example*.py)
+    idle.py install.py outages.py queue_outages.py reload.py rooms_run.py) $(wildcard tests/test_example*.py)
 # Most tests wait most of the time.
 PARALLEL := --numprocesses 4 --dist worksteal
 SOURCES := setup.py pyproject.toml $(wildcard $(addprefix flask_uwsgi_ws/,*.p* backends/*.p* queues/*.p*))
 
 .PHONY: run test test-operations test-all smoke style types coverage docs conformance \
-    conformance-quick bench bench-quick bench-workers bench-rooms idle reload screenshots soak fuzz \
+    conformance-quick bench bench-quick bench-workers bench-rooms idle reload rooms screenshots soak fuzz \
     fuzz-differential asan clean
 
 run: .venv/installed
@@ -62,6 +62,11 @@ conformance-quick: .venv/installed
 # The worker of each mode, three times under 500 clients that come back.
 reload: .venv/tools .venv/installed
 	$(BIN)/python tests/reload $(ARGS)
+
+# 400 clients in 20 rooms of four workers, and Redis and workers killed among them; on every mode,
+# without a history and with one. ARGS='--churn --minutes 10' for comings and goings.
+rooms: .venv/tools .venv/installed
+	PYTHONPATH=tests $(BIN)/python tests/rooms $(ARGS)
 
 bench: .venv/tools .venv/installed
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 from guest import Guest, Lost
+from memory import MOST_GROWTH, rss_of
 from modes import BACKENDS, MODES
 from uwsgi_server import Server
 
 ENV = {"PING_INTERVAL": "3", "PING_TIMEOUT": "20", "SEND_TIMEOUT": "2", "CLOSE_TIMEOUT": "1"}
-MOST_GROWTH = 0.05
 # Bytes that uWSGI itself loses with each request, of a bare WSGI app as well: its greenlet plugin
 # never releases the integer that it hangs on the greenlet of a request.
 UWSGIS_LOSS = {"asyncio-engine": 32}
@@ -60,8 +60,7 @@ class Site:
 
     def rss(self) -> int:
         """Bytes of the worker's memory that are resident."""
-        status = Path(f"/proc/{self.worker}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) * 1024
+        return rss_of(self.worker)
 
     def loss(self) -> int:
         """Bytes that uWSGI itself lost between the two looks at the memory."""

@@ -1,0 +1,42 @@
+"""A short form of "make rooms": many members, and Redis and workers that are killed among them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from uwsgi_server import ROOT
+
+
+def run(*arguments: str) -> str:
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [os.environ.get("PYTHONPATH"), str(ROOT / "tests")])
+        ),
+    }
+    command = [sys.executable, str(ROOT / "tests" / "rooms"), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=110, env=env)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+# More time to be served again than a machine that is not busy needs.
+SHORT = ("--clients", "100", "--rooms", "10", "--rate", "100", "--seconds", "10", "--within", "15")
+
+
+@pytest.mark.parametrize(
+    ("mode", "history"), [("gevent", "yes"), ("asyncio-engine", "no"), ("threads", "yes")]
+)
+def test_crowd_gets_all_that_it_has_to_while_redis_and_workers_are_killed(
+    mode: str, history: str
+) -> None:
+    told = run("--modes", mode, "--history", history, *SHORT)
+    assert "times somebody came back" in told
+
+
+def test_crowd_that_comes_and_goes_leaves_nothing_behind() -> None:
+    churn = ("--churn", "--minutes", "0.25", "--clients", "60", "--rooms", "6", "--rate", "60")
+    assert "MiB" in run("--modes", "asyncio-thread", *churn)
