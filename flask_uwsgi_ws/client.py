@@ -19,10 +19,13 @@ from .compression import Deflate
 from .connection import OPEN, Connection
 from .exceptions import ConnectionClosed
 from .library import read_sharedarea
+from .locks import Lock
 from .servers import uwsgi_module
 from .settings import Settings
 
 _OPEN = OPEN
+
+_naming = Lock()
 
 #: What :meth:`BaseClient._keep_alive` says.
 QUIET, PING, SILENT = 0, 1, 2
@@ -96,7 +99,10 @@ class BaseClient:
     def id(self) -> str:
         """A name for this connection that no other has, on any machine."""
         if self._id is None:
-            self._id = worker_token() + os.urandom(8).hex()
+            made = worker_token() + os.urandom(8).hex()
+            with _naming:
+                # Another thread may have asked at the same time.
+                self._id = self._id or made
             if self.messenger is not None:
                 self.messenger.rooms.know(self, self._id)
         return self._id

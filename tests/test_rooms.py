@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import socket
 import struct
@@ -14,11 +15,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from members import Member, Refused, in_view, is_empty, post, registry, serve, snapshot
+from members import (
+    Member,
+    Refused,
+    in_view,
+    is_empty,
+    one_in_each_worker,
+    post,
+    registry,
+    serve,
+    snapshot,
+)
 from modes import MODES, Mode
 from peers import eventually, messages
 from raw import RawClient
 from uwsgi_server import APPS, Server
+
+from flask_uwsgi_ws import WebSocketClient
+from flask_uwsgi_ws.settings import Settings
 
 # Strings that compress well.
 WORDS = "so it goes on and on and on, "
@@ -94,6 +108,21 @@ def test_client_whose_id_was_asked_for_in_its_making_is_found(site: Server) -> N
         one.do("send_to", room="a", message="not to me", skip_me=True)
         assert one.all_so_far() == ["hello"]
     assert is_empty(site)
+
+
+def test_client_has_one_id_whoever_asks_for_it_first() -> None:
+    asking = threading.Barrier(2)
+
+    def ask(client: WebSocketClient) -> str:
+        asking.wait(10)
+        return client.id
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for _ in range(500):
+            ours, peer = socket.socketpair()
+            with ours, peer:
+                client = WebSocketClient({}, ours, Settings())
+                assert len(set(pool.map(ask, (client, client)))) == 1
 
 
 def test_presence_tells_who_is_there_and_what_they_told(site: Server) -> None:
@@ -232,7 +261,8 @@ def test_wrong_use_is_told(site: Server, call: str, arguments: dict[str, Any], e
 
 
 def test_sending_where_there_are_other_processes_names_the_option(mode: Mode) -> None:
-    with serve(mode, "--processes", "2") as server, Member(server, "a") as one:
+    with serve(mode, "--processes", "2") as server:
+        one, other = one_in_each_worker(server, 2, "a")
         for call in ({"call": "send_to", "room": "a"}, {"call": "broadcast"}):
             with pytest.raises(
                 Refused, match=r"^QueueError: there are 2 worker processes.*ESSAGE_"
@@ -242,7 +272,9 @@ def test_sending_where_there_are_other_processes_names_the_option(mode: Mode) ->
             in_view(server, "presence", room="a")
         with pytest.raises(Refused, match="UWSGI_WEBSOCKET_MESSAGE_QUEUE"):
             in_view(server, "send_to_client", id="x", message="?")
-        assert one.all_so_far() == []
+        for member in (one, other):
+            assert member.all_so_far() == []
+            member.ws.close()
 
 
 SEND = """
@@ -401,11 +433,11 @@ def talk_all_at_once(server: Server, members: list[Member]) -> None:
         threading.Thread(
             target=in_view,
             args=(server, "send_many"),
-            kwargs={"room": "a", "sender": f"{i}", "first": 0, "last": count, "padding": 4000},
+            kwargs={"room": "a", "sender": f"{i}", "first": 0, "last": count, "padding": 1000},
         )
         for i in range(2)
     ]
-    text = WORDS * 1000
+    text = WORDS * 200
     for member in members:
         member.begin(*[{"call": "echo", "text": text}] * answers)
     for view in views:
@@ -415,7 +447,7 @@ def talk_all_at_once(server: Server, members: list[Member]) -> None:
         found: dict[str, list[int]] = {}
         for message in member.take(2 * count):
             sender, number, *rest = str(message).split()
-            assert rest == ["and", "so", "on"] * 4000
+            assert rest == ["and", "so", "on"] * 1000
             found.setdefault(sender, []).append(int(number.removesuffix("and")))
         assert found == {"0": list(range(count)), "1": list(range(count))}
         member.ws.close()
