@@ -33,6 +33,10 @@ PREFIX = "tests"
 
 # For what is about another process than the workers.
 in_threads = pytest.mark.parametrize("mode", ["threads"], indirect=True)
+# Where clients are served by the thread that tells of messages, and where they are not.
+in_its_thread_and_others = pytest.mark.parametrize(
+    "mode", ["threads", "asyncio-thread"], indirect=True
+)
 
 
 @dataclass
@@ -54,14 +58,21 @@ class Joined:
         return self.redis.channels(f"{PREFIX}:room:")
 
 
+def join(stack: ExitStack, mode: Mode, folder: Path, history: int = 0) -> Joined:
+    redis = stack.enter_context(Redis(folder))
+    options = {"message_queue": redis.url, "queue_prefix": PREFIX, "history": history}
+    pair = stack.enter_context(serve(mode, "--processes", "2", **options))
+    other = stack.enter_context(serve(mode, **options))
+    # Both have begun: a uWSGI that is told to end before that does not hear of it.
+    for member in one_in_each_worker(pair, 2):
+        member.ws.close()
+    return Joined(redis, pair, other, outside(redis.url, PREFIX, history=history))
+
+
 @pytest.fixture(scope="module")
 def joined(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Joined]:
     with ExitStack() as stack:
-        redis = stack.enter_context(Redis(tmp_path_factory.mktemp("redis")))
-        options = {"message_queue": redis.url, "queue_prefix": PREFIX}
-        pair = stack.enter_context(serve(mode, "--processes", "2", **options))
-        other = stack.enter_context(serve(mode, **options))
-        yield Joined(redis, pair, other, outside(redis.url, PREFIX))
+        yield join(stack, mode, tmp_path_factory.mktemp("redis"))
 
 
 # Who gets what.
@@ -193,6 +204,7 @@ def test_worker_has_two_connections_whatever_it_does(joined: Joined) -> None:
     for member in members:
         member.do("send_to", room="a", message="hello")
         member.do("presence", room="a")
+    joined.outside.broadcast("hello")
     for server in (joined.pair, joined.other):
         for _ in range(10):
             in_view(server, "broadcast", message="hello")
@@ -256,6 +268,7 @@ def test_what_others_publish_to_our_channels_is_logged_and_ignored(joined: Joine
 # From outside of the workers.
 
 
+@pytest.mark.parametrize("mode", ["threads", "gevent"], indirect=True)
 def test_mule_spooler_and_timer_reach_the_members(
     mode: Mode, joined: Joined, tmp_path: Path
 ) -> None:
@@ -266,9 +279,6 @@ def test_mule_spooler_and_timer_reach_the_members(
     with mode.serve(*options, app="outside", env=env) as server, Member(server, "a") as one:
         server.get("/spool")
         wanted = {"from the mule", "from the spooler", "from the timer"}
-        if mode is MODES["asyncio-engine"]:
-            # In this loop uWSGI never looks for its signals, whatever the app is.
-            wanted.remove("from the timer")
         seen = set()
         while seen != wanted:
             seen.add(one.next())
@@ -344,13 +354,10 @@ asyncio.run(main())
 @pytest.fixture(scope="module")
 def remembering(mode: Mode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Joined]:
     with ExitStack() as stack:
-        redis = stack.enter_context(Redis(tmp_path_factory.mktemp("redis")))
-        options = {"message_queue": redis.url, "queue_prefix": PREFIX, "history": 20}
-        pair = stack.enter_context(serve(mode, "--processes", "2", **options))
-        other = stack.enter_context(serve(mode, **options))
-        yield Joined(redis, pair, other, outside(redis.url, PREFIX, history=20))
+        yield join(stack, mode, tmp_path_factory.mktemp("redis"), 20)
 
 
+@in_its_thread_and_others
 def test_history_is_that_of_all_senders_and_joins_miss_nothing(remembering: Joined) -> None:
     made = {"id": True}
     members = remembering.members("a")
@@ -373,6 +380,7 @@ def test_history_is_that_of_all_senders_and_joins_miss_nothing(remembering: Join
         member.ws.close()
 
 
+@in_its_thread_and_others
 def test_join_in_the_middle_of_a_stream_gets_each_message_once(remembering: Joined) -> None:
     """What comes while the history is fetched is neither lost nor sent twice."""
     remembering.outside.send_to("busy", "begin")

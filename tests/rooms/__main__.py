@@ -224,12 +224,15 @@ async def living(people: list[Any]) -> Any:
     try:
         yield
     finally:
+        left = set(tasks)
+        while left:
+            # Again: wait_for of Python 3.11 and older may take a cancellation for itself.
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=1)
         for task in tasks:
-            task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-        for each in ended:
-            if isinstance(each, Exception):
-                raise each
+            if not task.cancelled():
+                task.result()
 
 
 async def have_run(site: Site, arguments: argparse.Namespace, history: int) -> None:
