@@ -224,6 +224,8 @@ def test_kept_messages_arrive_once_and_in_order(
             late.do("join", room="a", last=30)
             assert up_to_end(sender, late) == [expected[not stops :]]
             late.ws.close()
+            # Also the one whose answer was lost.
+            assert redis.client.xlen(f"{PREFIX}:history:a") == len(expected[not stops :])
         assert "Traceback" not in server.log
         for member in members:
             member.ws.close()
