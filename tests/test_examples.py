@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from example import (
 from playwright.sync_api import Locator, Page, WebSocketRoute, expect
 from redis_server import Redis
 from uwsgi_server import free_port
+from websockets.sync.client import connect
 
 # By the ends of their folders' names.
 BACKENDS = {"threads": "", "gevent": "-gevent", "asyncio": "-asyncio"}
@@ -67,12 +70,27 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def chat_over_redis(
+    backend: str, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Example]:
+    """The chat in four worker processes."""
+    env = {"REDIS_URL": redis_server.url}
+    log = tmp_path_factory.mktemp("chat") / "log"
+    with Example(f"chat{BACKENDS[backend]}", log, env=env) as example:
+        yield example
+
+
 @pytest.fixture
 def pubsub(redis_server: Redis, tmp_path: Path) -> Iterator[Example]:
     """The channels, in two worker processes."""
     env = {"REDIS_URL": redis_server.url}
     with Example("pubsub-asyncio", tmp_path / "log", env=env) as example:
         yield example
+
+
+# A message that no history has, so that who joins gets none.
+FUTURE = f"{10**18}-0"
 
 
 def join(page: Page, name: str) -> Page:
@@ -191,7 +209,14 @@ def test_late_joiner_sees_the_last_100_messages(chat_page: Example, open_window:
         {"type": "say", "text": f"number {number}.", "key": f"number {number}"}
         for number in range(102)
     ]
-    exchange(page, [{"type": "join", "name": "Ada", "session": "a secret"}, *said_before])
+    ada = {"type": "join", "name": "Ada", "session": "a secret", "since": FUTURE}
+    exchange(page, [ada, *said_before])
+    # What matters at its moment only takes no place there.
+    with connect(f"ws://localhost:{chat_page.port}/chat", proxy=None) as other:
+        for request in (ada, *[{"type": "typing"}] * 150, {"type": "ping"}):
+            other.send(json.dumps(request))
+        while json.loads(other.recv(timeout=10)) != {"type": "pong"}:
+            pass
     join(page, "Grace")
     expect(page.locator("#messages .message")).to_have_count(100)
     expect(said(page, "number 1.")).to_have_count(0)
@@ -276,6 +301,44 @@ def test_page_whose_connection_broke_takes_its_place_and_misses_nothing(
     )
     expect(people(grace)).to_have_text(["Ada", "Grace"])
     expect(grace.get_by_text("Ada left")).to_have_count(0)
+    expect(ada.get_by_text("may be missing")).to_have_count(0)
+
+
+def test_page_that_has_missed_more_than_the_history_says_so(
+    chat_page: Example, open_window: Open
+) -> None:
+    connections: list[WebSocketRoute] = []
+    is_broken = False
+
+    def connect(connection: WebSocketRoute) -> None:
+        if is_broken:
+            connection.close(code=1012)
+        else:
+            connection.connect_to_server()
+            connections.append(connection)
+
+    ada = open_window(chat_page.url)
+    ada.route_web_socket("**/chat", connect)
+    ada.reload()
+    join(ada, "Ada")
+    say(ada, "The last that I know.")
+    expect(said(ada, "The last that I know.")).to_have_count(1)
+    is_broken = True
+    connections[0].close(code=1012)
+    expect(ada.get_by_text("Not connected")).to_be_visible()
+    other = open_window(chat_page.url)
+    grace = {"type": "join", "name": "Grace", "session": "another", "since": FUTURE}
+    told = [
+        {"type": "say", "text": f"then {number}.", "key": f"then {number}"} for number in range(101)
+    ]
+    exchange(other, [grace, *told])
+    is_broken = False
+    try_now(ada)
+    expect_connected(ada)
+    last_known = ada.locator("#messages > li", has_text="The last that I know.")
+    expect(last_known.locator("+ li")).to_have_text("Some messages in between may be missing.")
+    expect(said(ada, "then 0.")).to_have_count(0)
+    expect(said(ada, "then 100.")).to_have_count(1)
 
 
 # Keeps what the pages say of their connections, however short it is to be seen.
@@ -431,6 +494,8 @@ def test_bad_message_gets_an_error_and_costs_nothing_else(chat: Example, open_wi
         {"type": "join", "name": " \u200b ", "session": "s"},
         {"type": "join", "name": "n" * 25, "session": "s"},
         {"type": "join", "name": "Mallory", "session": "s" * 65},
+        {"type": "join", "name": "Mallory", "session": "s", "since": "yesterday"},
+        {"type": "join", "name": "Mallory", "session": "s", "since": 7},
     ]
     bad_inside: list[Any] = [
         {"type": "join", "name": "Mallory", "session": "s"},
@@ -441,7 +506,7 @@ def test_bad_message_gets_an_error_and_costs_nothing_else(chat: Example, open_wi
         {"type": "say", "text": "odd key", "key": {"k": 1}},
         "{",
     ]
-    welcome = {"type": "join", "name": "Mallory", "session": "s"}
+    welcome = {"type": "join", "name": "Mallory", "session": "s", "since": FUTURE}
     fine = {"type": "say", "text": "Sorry.", "key": "1"}
     answers = exchange(page, [*bad, welcome, *bad_inside, fine])
     types = [answer["type"] for answer in answers]
@@ -453,11 +518,60 @@ def test_bad_message_gets_an_error_and_costs_nothing_else(chat: Example, open_wi
 def test_message_that_is_sent_again_is_told_once(chat_page: Example, open_window: Open) -> None:
     page = join(open_window(chat_page.url), "Ada")
     again = {"type": "say", "text": "Did you get this?", "key": "again"}
-    join_request = {"type": "join", "name": "Grace", "session": "a secret"}
+    join_request = {"type": "join", "name": "Grace", "session": "a secret", "since": FUTURE}
     _, first, second = exchange(page, [join_request, again, again])
-    assert first == second
+    assert first["key"] == second["key"]
     expect(page.get_by_text("Grace left")).to_be_visible()
     expect(said(page, "Did you get this?")).to_have_count(1)
+    late = join(open_window(chat_page.url), "Edsger")
+    expect(said(late, "Did you get this?")).to_have_count(1)
+
+
+def test_windows_of_different_workers_chat(chat_over_redis: Example, open_window: Open) -> None:
+    first, *rest = re.findall(r"spawned uWSGI worker \d \(pid: (\d+)", chat_over_redis.printed())
+    with ExitStack() as stack:
+        for pid in rest:
+            stack.enter_context(asleep(int(pid)))
+        ada = join(open_window(chat_over_redis.url), "Ada")
+    with asleep(int(first)):
+        grace = join(open_window(chat_over_redis.url), "ada")
+    for page in (ada, grace):
+        expect(people(page)).to_have_text(["Ada", "ada 2"])
+    composer(ada).press_sequentially("Well")
+    expect(grace.get_by_text("Ada is writing…")).to_be_visible()
+    assert not ada.get_by_text("Ada is writing…").is_visible()
+    composer(ada).press("Enter")
+    expect(said(grace, "Well")).to_have_count(1)
+    say(grace, "What?")
+    expect(said(ada, "What?")).to_have_count(1)
+    late = join(open_window(chat_over_redis.url), "Late")
+    expect(said(late, "Well")).to_have_count(1)
+    late.close()
+    for page in (ada, grace):
+        expect(page.get_by_text("Late left")).to_be_visible()
+        expect(people(page)).to_have_text(["Ada", "ada 2"])
+
+
+def test_chat_whose_redis_is_killed_keeps_what_was_not_sent(
+    backend: str, tmp_path: Path, open_window: Open
+) -> None:
+    with (
+        Redis(tmp_path) as server,
+        Example(
+            f"chat{BACKENDS[backend]}", tmp_path / "log", env={"REDIS_URL": server.url}
+        ) as example,
+    ):
+        ada = join(open_window(example.url), "Ada")
+        server.kill()
+        say(ada, "Is anybody there?")
+        expect(ada.get_by_text("This was not sent.")).to_be_visible()
+        expect(composer(ada)).to_have_value("Is anybody there?")
+        server.start()
+        ada.reload()
+        expect_connected(ada)
+        expect(composer(ada)).to_have_value("Is anybody there?")
+        composer(ada).press("Enter")
+        expect(said(ada, "Is anybody there?")).to_have_count(1)
 
 
 def test_chat_leaves_no_thread_behind(chat_page: Example, open_window: Open) -> None:
@@ -515,7 +629,7 @@ def test_windows_of_two_workers_hear_each_other(
         second = open_window(pubsub.url)
         assert worker_of(second) != worker_of(first)
     listen(first, "sport")
-    wait_until(lambda: redis_server.channels() == {"news", "sport"})
+    wait_until(lambda: redis_server.channels("pubsub:room:") == {"news", "sport"})
     publish(first, "news", "<b>Rain</b>")
     expect(heard(second)).to_have_text(["<b>Rain</b>"])
     publish(second, "sport", "Two to one")
@@ -529,7 +643,7 @@ def test_windows_of_two_workers_hear_each_other(
         third = open_window(pubsub.url)
         assert worker_of(third) == worker_of(first)
     first.close()
-    wait_until(lambda: redis_server.channels() == {"news"})
+    wait_until(lambda: redis_server.channels("pubsub:room:") == {"news"})
     publish(second, "news", "Snow")
     expect(heard(third)).to_have_text(["Snow"])
 
@@ -541,17 +655,29 @@ def test_worker_has_one_subscription_connection_for_what_its_windows_listen_to(
     for number, window in enumerate(windows):
         worker_of(window)
         listen(window, f"channel {number}")
-    wait_until(lambda: redis_server.channels() == {"news", "channel 0", "channel 1", "channel 2"})
+    wait_until(
+        lambda: (
+            redis_server.channels("pubsub:room:") == {"news", "channel 0", "channel 1", "channel 2"}
+        )
+    )
     workers = {worker_of(window) for window in windows}
     # Those of an example that stops may still be there.
     wait_until(lambda: len(redis_server.client.client_list(_type="pubsub")) == len(workers))
     windows[0].get_by_role("button", name="Do not listen to channel 0").click()
-    wait_until(lambda: redis_server.channels() == {"news", "channel 1", "channel 2"})
+    wait_until(lambda: redis_server.channels("pubsub:room:") == {"news", "channel 1", "channel 2"})
     windows[0].get_by_role("button", name="Do not listen to news").click()
     windows[1].close()
-    wait_until(lambda: redis_server.channels() == {"news", "channel 2"})
+    wait_until(lambda: redis_server.channels("pubsub:room:") == {"news", "channel 2"})
     windows[2].close()
-    wait_until(lambda: redis_server.channels() == set())
+    wait_until(lambda: redis_server.channels("pubsub:room:") == set())
+
+
+def publish_when_redis_is_back(page: Page) -> None:
+    """Publish what was refused, as soon as the server has Redis again."""
+    published = page.get_by_text(re.compile("^Published on"))
+    while not published.is_visible():
+        page.get_by_role("button", name="Publish").click()
+        expect(published.or_(page.get_by_text("Not published:"))).to_be_visible()
 
 
 def test_redis_that_is_killed_and_comes_back(
@@ -561,25 +687,31 @@ def test_redis_that_is_killed_and_comes_back(
     with asleep(worker_of(first)):
         second = open_window(pubsub.url)
         workers = {worker_of(first), worker_of(second)}
-    wait_until(lambda: len(redis_server.client.client_list(_type="pubsub")) == len(workers) == 2)
+    assert len(workers) == 2
     redis_server.kill()
-    for window in (first, second):
-        expect(window.get_by_role("alert")).to_contain_text("can not reach Redis")
     publish(first, "news", "Is anybody there?")
     expect(first.get_by_text("Not published: Redis is not there.")).to_be_visible()
     expect(first.get_by_label("Message", exact=True)).to_have_value("Is anybody there?")
     listen(second, "sport")
     redis_server.start()
-    for window in (first, second):
-        expect(window.get_by_text("Redis is back.")).to_be_visible()
-        expect(window.get_by_role("alert")).to_be_hidden()
-    first.get_by_role("button", name="Publish").click()
+    wait_until(lambda: redis_server.channels("pubsub:room:") == {"news", "sport"})
+    subscribers = redis_server.client.pubsub_numsub
+    wait_until(lambda: subscribers("pubsub:room:news") == [(b"pubsub:room:news", 2)])
+    publish_when_redis_is_back(first)
     expect(heard(second)).to_have_text(["Is anybody there?"])
     expect(first.get_by_label("Message", exact=True)).to_have_value("")
-    redis_server.client.publish("pubsub:sport", b"no UTF-8: \xff")
-    expect(heard(second)).to_have_text(["Is anybody there?", "no UTF-8: \ufffd"])
     assert {worker_of(first), worker_of(second)} == workers
-    assert pubsub.printed().count("no Redis: ") == 2
+    assert pubsub.printed().count("Redis is lost") == pubsub.printed().count("Redis is back") == 2
+
+
+def test_command_publishes(pubsub: Example, redis_server: Redis, open_window: Open) -> None:
+    page = open_window(pubsub.url)
+    worker_of(page)
+    wait_until(lambda: redis_server.channels("pubsub:room:") == {"news"})
+    script = pubsub.command[-1]
+    command = [sys.executable, "-m", "flask", "--app", script, "publish", "news", "Hello."]
+    subprocess.run(command, env=pubsub.env, check=True, timeout=30)
+    expect(heard(page)).to_have_text(["Hello."])
 
 
 def test_channels_come_back_after_the_server_was_killed(
@@ -594,7 +726,7 @@ def test_channels_come_back_after_the_server_was_killed(
     pubsub.start()
     try_now(page)
     worker_of(page)
-    wait_until(lambda: redis_server.channels() == {"news", "sport"})
+    wait_until(lambda: redis_server.channels("pubsub:room:") == {"news", "sport"})
     publish(page, "sport", "We are back")
     expect(heard(page)).to_have_text(["We are back"])
 
@@ -620,6 +752,7 @@ def test_bad_message_to_the_channels_gets_an_error(pubsub: Example, open_window:
         {"type": "subscribe", "channel": ""},
         {"type": "subscribe", "channel": "c" * 41},
         {"type": "subscribe", "channel": "half of a pair: \ud800"},
+        {"type": "unsubscribe", "channel": ""},
         {"type": "publish", "channel": "news", "text": ""},
         {"type": "publish", "channel": "news", "text": "t" * 1001},
     ]
@@ -629,10 +762,10 @@ def test_bad_message_to_the_channels_gets_an_error(pubsub: Example, open_window:
         {"type": "publish", "channel": "news", "text": "half of a pair: \ud800"},
         {"type": "ping"},
     ]
-    # The state of the server comes first, and counts as the answer to the first of these.
-    state, *answers = exchange(page, [{"type": "ping"}, *bad, *many, *fine], "pubsub")
+    # The welcome comes first, and counts as the answer to the first of these.
+    welcome, *answers = exchange(page, [{"type": "ping"}, *bad, *many, *fine], "pubsub")
     types = [answer["type"] for answer in answers]
-    assert state["type"] == "state"
+    assert welcome["type"] == "welcome"
     assert types == [
         "pong",
         *["error"] * len(bad),
@@ -684,9 +817,9 @@ def test_config_runs_the_channels_and_waits_for_redis(tmp_path: Path, open_windo
     config = "asyncio.ini"
     with Example("pubsub-asyncio", tmp_path / "log", config=config, env=env) as example:
         page = open_window(example.url)
-        expect(page.get_by_role("alert")).to_contain_text("can not reach Redis")
+        publish(page, "news", "Hello.")
+        expect(page.get_by_text("Not published: Redis is not there.")).to_be_visible()
         with server:
-            expect(page.get_by_role("alert")).to_be_hidden()
-            publish(page, "news", "Hello.")
+            publish_when_redis_is_back(page)
             expect(heard(page)).to_have_text(["Hello."])
-        assert example.printed().count("no Redis: ") >= 1
+        assert example.printed().count("Redis is lost") == 1

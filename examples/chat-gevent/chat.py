@@ -1,32 +1,29 @@
-"""A chat room: who is here, what was said last, and every message to everybody.
+"""A chat: who is here, what was said last, and every message to everybody.
 
     python examples/chat-gevent/chat.py
 
 Then open http://localhost:5000/ in two windows (``PORT`` in the environment
-names another port). The room lives in the memory of its process, so run one
-worker process, as ``app.run`` does: a second one would be a second room.
-
-Each connection has two greenlets: its handler's, which receives, and one that
-sends what is in its outbox. So nobody waits for somebody who reads slowly.
+names another port). The room lives in the memory of its process, so there is
+one. With ``REDIS_URL`` in the environment, such as ``redis://localhost``, it is
+in that Redis, and four processes serve it.
 """
 
 import os
 import sys
 
-import gevent
 from flask import Flask, render_template
-from gevent.queue import SimpleQueue
 
-from flask_uwsgi_ws import ConnectionClosed, GeventWebSocket
+from flask_uwsgi_ws import GeventWebSocket
 
-# The room and the page are those of examples/chat.
+# The guests and the page are those of examples/chat.
 sys.path.append(os.path.join(os.path.dirname(__file__), "../chat"))
-from room import LIMITS, Guest, Room
+from guest import Guest
+from room import HISTORY_MOST, LIMITS
+
+REDIS_URL = os.environ.get("REDIS_URL")
 
 app = Flask(__name__, template_folder="../chat/templates", static_folder="../chat/static")
-# Who takes nothing for so many seconds is given up; until then their outbox grows.
-websocket = GeventWebSocket(app, send_timeout=3)
-room = Room()
+websocket = GeventWebSocket(app, message_queue=REDIS_URL, queue_prefix="chat", history=HISTORY_MOST)
 
 
 @app.route("/")
@@ -36,24 +33,9 @@ def index():
 
 @websocket.route("/chat")
 def chat(ws):
-    outbox = SimpleQueue()
-    writer = gevent.spawn(deliver, ws, outbox)
-    guest = Guest(room, outbox.put)
-    try:
-        for message in ws:
-            guest.take(message)
-    finally:
-        guest.leave()
-        writer.kill()
-
-
-def deliver(ws, outbox):
-    try:
-        for message in outbox:
-            ws.send(message)
-    except ConnectionClosed:
-        pass
+    Guest(websocket, ws).stay()
 
 
 if __name__ == "__main__":
-    app.run(port=int(os.environ.get("PORT", "5000")), gevent=100)
+    processes = 4 if REDIS_URL else 1
+    app.run(port=int(os.environ.get("PORT", "5000")), gevent=100, processes=processes)

@@ -1,28 +1,27 @@
-"""A chat room: who is here, what was said last, and every message to everybody.
+"""A chat: who is here, what was said last, and every message to everybody.
 
     python examples/chat/chat.py
 
 Then open http://localhost:5000/ in two windows (``PORT`` in the environment
-names another port). The room lives in the memory of its process, so run one
-worker process, as ``app.run`` does: a second one would be a second room.
+names another port). The room lives in the memory of its process, so there is
+one. With ``REDIS_URL`` in the environment, such as ``redis://localhost``, it is
+in that Redis, and four processes serve it.
 
-Each connection has two threads: its handler's, which receives, and one that
-sends what is in its outbox. So nobody waits for somebody who reads slowly.
+What a page may ask for is in ``room.py``, and what is done then in ``guest.py``.
 """
 
 import os
-from queue import SimpleQueue
-from threading import Thread
 
 from flask import Flask, render_template
-from room import LIMITS, Guest, Room
+from guest import Guest
+from room import HISTORY_MOST, LIMITS
 
-from flask_uwsgi_ws import ConnectionClosed, WebSocket
+from flask_uwsgi_ws import WebSocket
+
+REDIS_URL = os.environ.get("REDIS_URL")
 
 app = Flask(__name__)
-# Who takes nothing for so many seconds is given up; until then their outbox grows.
-websocket = WebSocket(app, send_timeout=3)
-room = Room()
+websocket = WebSocket(app, message_queue=REDIS_URL, queue_prefix="chat", history=HISTORY_MOST)
 
 
 @app.route("/")
@@ -32,24 +31,8 @@ def index():
 
 @websocket.route("/chat")
 def chat(ws):
-    outbox = SimpleQueue()
-    Thread(target=deliver, args=(ws, outbox), daemon=True).start()
-    guest = Guest(room, outbox.put)
-    try:
-        for message in ws:
-            guest.take(message)
-    finally:
-        guest.leave()
-        outbox.put(None)
-
-
-def deliver(ws, outbox):
-    try:
-        while (message := outbox.get()) is not None:
-            ws.send(message)
-    except ConnectionClosed:
-        pass
+    Guest(websocket, ws).stay()
 
 
 if __name__ == "__main__":
-    app.run(port=int(os.environ.get("PORT", "5000")))
+    app.run(port=int(os.environ.get("PORT", "5000")), processes=4 if REDIS_URL else 1)

@@ -1,22 +1,23 @@
-"""The room of the chat: who is here, what was said last, and who is told what.
-
-Nothing here sends or waits, so that threads, greenlets and tasks can use it
-alike: what somebody is to be told goes into their outbox, and it is for
-``chat.py`` to take it from there to their page.
+"""What the pages of the chat may ask for and what they are told; it sends nothing by itself.
 
 Messages are JSON objects with a ``type``. A page sends ``join``, ``say``,
 ``typing`` and ``ping``; it gets ``welcome``, ``joined``, ``left``, ``message``,
 ``typing``, ``pong`` and ``error``.
+
+There are two rooms, since the package remembers what is sent to a room: what
+was said is in one, and in the other what matters at its moment only.
 """
 
 from __future__ import annotations
 
 import json
-import threading
+import re
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+#: The rooms: of what is said, and of who comes, goes and writes.
+TALK, NOTICES = "talk", "notices"
 
 NAME_MOST = 24
 TEXT_MOST = 1000
@@ -24,144 +25,115 @@ HISTORY_MOST = 100
 TOKEN_MOST = 64
 
 #: What the page has to know of these.
-LIMITS = {"name_most": NAME_MOST, "text_most": TEXT_MOST, "history_most": HISTORY_MOST}
+LIMITS = {"name_most": NAME_MOST, "text_most": TEXT_MOST}
+
+# What ``websocket.presence`` gives.
+Present = Mapping[str, dict[str, Any]]
 
 
 class BadRequest(Exception):
-    """A request that the room does not take; the text is for the person who made it."""
+    """A request that is not taken; the text is for the person who made it.
 
-
-class Guest:
-    """One connection, whose person is in the room from when they join.
-
-    :param room: where to.
-    :param put: puts a message for their page into their outbox, without waiting.
+    :param key: of the message that it had.
     """
 
-    def __init__(self, room: Room, put: Callable[[str], object]) -> None:
-        self.put = put
-        self.name = ""
-        self.session = ""
-        self._room = room
+    def __init__(self, text: str, key: object = None) -> None:
+        super().__init__(text)
+        self.key = key if isinstance(key, str) else None
 
-    def take(self, message: str | bytes) -> None:
-        """Do what a message of their page asks for, or tell them why not."""
-        request: dict[str, Any] = {}
-        try:
-            request = parse(message)
-            self._do(request)
-        except BadRequest as error:
-            key = request.get("key")
-            key = key if isinstance(key, str) else None
-            tell([self], type="error", text=str(error), key=key)
-
-    def leave(self) -> None:
-        self._room.leave(self)
-
-    def _do(self, request: dict[str, Any]) -> None:
-        match request.get("type"):
-            case "ping":
-                tell([self], type="pong")
-            case "join":
-                self._room.join(self, read_name(request), read(request, "session", TOKEN_MOST))
-            case "say":
-                text, key = read(request, "text", TEXT_MOST), read(request, "key", TOKEN_MOST)
-                self._room.say(self, text, key)
-            case "typing":
-                self._room.typing(self)
-            case _:
-                raise BadRequest("The type of a message is join, say, typing or ping.")
+    @property
+    def event(self) -> str:
+        """What their page is told."""
+        return event("error", text=str(self), key=self.key)
 
 
-class Room:
-    """The people and the last messages; the lock keeps the order the same for all."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        # By the secret of their page, with which it takes its place again.
-        self._members: dict[str, Guest] = {}
-        self._history: deque[dict[str, Any]] = deque(maxlen=HISTORY_MOST)
-        self._last_id = 0
-
-    def join(self, guest: Guest, name: str, session: str) -> None:
-        """Let somebody in; one whose session is known takes their place over."""
-        with self._lock:
-            if guest.session:
-                raise BadRequest("You have joined already.")
-            before = self._members.get(session)
-            guest.name = before.name if before else self._free_name(name)
-            guest.session = session
-            self._members[session] = guest
-            people, history = self._people(), list(self._history)
-            tell([guest], type="welcome", name=guest.name, people=people, history=history)
-            if before is None:
-                others = self._others(guest)
-                tell(others, type="joined", name=guest.name, people=people, time=now())
-
-    def leave(self, guest: Guest) -> None:
-        with self._lock:
-            if self._has(guest):
-                del self._members[guest.session]
-                people = self._people()
-                members = self._members.values()
-                tell(members, type="left", name=guest.name, people=people, time=now())
-
-    def say(self, guest: Guest, text: str, key: str) -> None:
-        """Tell everybody a message, once: a page that lost the answer sends it again.
-
-        :param key: the message's own, which the page chose.
-        """
-        with self._lock:
-            self._expect(guest)
-            said = next((each for each in self._history if each["key"] == key), None)
-            if said is not None:
-                tell([guest], **said)
-                return
-            # Greater than any before, even if the server has been started anew.
-            self._last_id = max(self._last_id + 1, time.time_ns() // 1000)
-            said = {"type": "message", "id": self._last_id, "key": key}
-            said |= {"name": guest.name, "text": text, "time": now()}
-            self._history.append(said)
-            tell(self._members.values(), **said)
-
-    def typing(self, guest: Guest) -> None:
-        with self._lock:
-            self._expect(guest)
-            tell(self._others(guest), type="typing", name=guest.name)
-
-    def _has(self, guest: Guest) -> bool:
-        return self._members.get(guest.session) is guest
-
-    def _expect(self, guest: Guest) -> None:
-        if not guest.session:
-            raise BadRequest("Join first.")
-        if not self._has(guest):
-            raise BadRequest("Another connection of this page has taken over.")
-
-    def _people(self) -> list[str]:
-        return [each.name for each in self._members.values()]
-
-    def _others(self, guest: Guest) -> list[Guest]:
-        return [each for each in self._members.values() if each is not guest]
-
-    def _free_name(self, wanted: str) -> str:
-        taken = {each.casefold() for each in self._people()}
-        name, number = wanted, 1
-        while name.casefold() in taken:
-            number += 1
-            name = f"{wanted} {number}"
-        return name
+def event(type: str, **fields: Any) -> str:
+    return json.dumps({"type": type, **fields})
 
 
-def tell(guests: Iterable[Guest], **event: Any) -> None:
-    message = json.dumps(event)
-    for guest in guests:
-        guest.put(message)
+def message(guest: Mapping[str, Any], text: str, key: str) -> Callable[[str], str]:
+    """Say what somebody has said, for ``send_to``, which knows its id in the history.
+
+    :param key: the message's own, which the page chose: one that was sent again, since the answer
+        was lost, has the same, and pages show it once.
+    """
+    said = {"name": guest["name"], "text": text, "key": key, "time": now()}
+    return lambda id: event("message", id=id, **said)
+
+
+# Who is here. A person is known by the secret of their page (``session``), since a page that comes
+# again may be here twice, until the server notices that its old connection is dead.
+
+
+def newcomer(present: Present, name: str, session: str) -> dict[str, Any]:
+    """Give what ``presence`` is to tell of somebody who joins.
+
+    One whose session is there takes their place over; another gets a name that nobody has.
+    """
+    before = find(present, session)
+    if before is not None:
+        return before
+    return {"name": free_name(people(present), name), "session": session, "since": now()}
+
+
+def find(present: Present, session: str) -> dict[str, Any] | None:
+    return next((guest for guest in present.values() if guest["session"] == session), None)
+
+
+def people(present: Present) -> list[str]:
+    """Give the names of those who are here, in the order in which they came."""
+    guests = {guest["session"]: guest for guest in present.values()}.values()
+    return [guest["name"] for guest in sorted(guests, key=lambda guest: guest["since"])]
+
+
+def free_name(names: Iterable[str], wanted: str) -> str:
+    taken = {each.casefold() for each in names}
+    name, number = wanted, 1
+    while name.casefold() in taken:
+        number += 1
+        name = f"{wanted} {number}"
+    return name
 
 
 def now() -> int:
     """Give the time as JavaScript counts it, in milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+# What pages ask for.
+
+
+def read_request(message: str | bytes, has_joined: bool) -> dict[str, Any]:
+    """Read what a page asks for.
+
+    :raises BadRequest: for what it may not.
+    """
+    request = parse(message)
+    try:
+        match request.get("type"):
+            case "ping":
+                return {"type": "ping"}
+            case "join" if has_joined:
+                raise BadRequest("You have joined already.")
+            case "join":
+                name, session = read_name(request), read(request, "session", TOKEN_MOST)
+                # What it wants of the history: all, or what came after a message.
+                since = request.get("since")
+                if since is not None and not re.fullmatch(r"\d{1,19}-\d{1,19}", str(since), re.A):
+                    raise BadRequest("The since of a join is the id of a message.")
+                wish = {"last": HISTORY_MOST} if since is None else {"since": since}
+                return {"type": "join", "name": name, "session": session, "wish": wish}
+            case "say" | "typing" if not has_joined:
+                raise BadRequest("Join first.")
+            case "say":
+                text, key = read(request, "text", TEXT_MOST), read(request, "key", TOKEN_MOST)
+                return {"type": "say", "text": text, "key": key}
+            case "typing":
+                return {"type": "typing"}
+            case _:
+                raise BadRequest("The type of a message is join, say, typing or ping.")
+    except BadRequest as error:
+        raise BadRequest(str(error), request.get("key")) from None
 
 
 def parse(message: str | bytes) -> dict[str, Any]:

@@ -10,7 +10,6 @@ const composer = find("composer");
 const text = find("text");
 
 const TEXT_MOST = Number(document.body.dataset.textMost);
-const HISTORY_MOST = Number(document.body.dataset.historyMost);
 const ITEMS_MOST = 500;
 const TYPING_EVERY = 2_000;
 const TYPING_LASTS = 4_000;
@@ -29,7 +28,13 @@ let session = randomToken();
 const unsent = new Map(kept.get("unsent", []));
 // Keys of the messages that were written in this window.
 const mine = new Set(kept.get("mine", []));
-let lastId = 0;
+// Keys of the messages that are shown: one may come twice, since a page that lost the answer sends
+// it again.
+const shown = new Set();
+// The history's id of the last message, after which it goes on when the connection is back.
+let lastId = null;
+// What was shown before that.
+let lastItem = null;
 let lastShown = { day: "", author: null, time: 0 };
 let unseen = 0;
 
@@ -44,7 +49,13 @@ const connection = new Connection("chat", JSON.stringify({ type: "ping" }));
 let joined = false;
 let countdown = null;
 
-connection.onopen = () => ask({ type: "join", name, session });
+connection.onopen = () => {
+  lastItem = messages.lastElementChild;
+  // The history comes before the welcome. Everything at once would be read out otherwise.
+  log.setAttribute("aria-live", "off");
+  messages.classList.remove("live");
+  ask({ type: "join", name, session, since: lastId });
+};
 connection.onmessage = (data) => {
   const event = JSON.parse(data);
   events[event.type]?.(event);
@@ -90,13 +101,7 @@ const events = {
     showConnection("connected", "Connected");
     const renamed = event.name !== name && event.name !== myName;
     showPeople(event.people, event.name);
-    // Everything at once would be read out otherwise.
-    log.setAttribute("aria-live", "off");
-    messages.classList.remove("live");
-    if (lastId && event.history.length === HISTORY_MOST && event.history[0].id > lastId) {
-      append(note("Some messages in between are missing."));
-    }
-    event.history.forEach(showMessage);
+    if (!event.complete) lastItem?.after(note("Some messages in between may be missing."));
     if (renamed) append(note(`That name is taken, so here you are ${event.name}.`));
     for (const [key, words] of unsent) ask({ type: "say", text: words, key });
     toEnd();
@@ -193,9 +198,9 @@ function bubble(author, isOwn, isFirst, words, mark) {
 
 function showMessage(message) {
   forgetUnsent(message.key);
-  // Known from before the connection was lost.
-  if (message.id <= lastId) return;
   lastId = message.id;
+  if (shown.has(message.key)) return;
+  shown.add(message.key);
   stopTyping(message.name);
   const day = calendar.format(message.time);
   if (day !== lastShown.day) {

@@ -49,14 +49,8 @@ find("retry").onclick = () => {
 // What the server says.
 
 const events = {
-  state({ worker, redis }) {
+  welcome({ worker }) {
     show("connected", `Connected to worker process ${worker}`);
-    const trouble = find("redis-lost");
-    if (redis === !trouble.hidden) append(note(redis
-      ? "Redis is back. What was published meanwhile is missing here."
-      : "The server lost Redis."));
-    trouble.hidden = redis;
-    trouble.textContent = redis ? "" : "The server can not reach Redis and keeps trying.";
   },
 
   message({ channel, text, time }) {
@@ -92,10 +86,6 @@ function element(tag, className, ...content) {
   if (className) made.className = className;
   made.append(...content);
   return made;
-}
-
-function note(words) {
-  return element("li", "note", words);
 }
 
 function hue(channel) {
