@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -14,14 +15,17 @@ import ssl
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from modes import BACKENDS, MODES
 from nginx import Nginx
 from peers import eventually
 from raw import RawClient
+from redis_server import Redis
 from uwsgi_server import ROOT, free_port, uwsgi_command
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -164,6 +168,75 @@ def test_processes_behind_nginx(runtime: Path, tmp_path: Path) -> None:
         with RawClient(nginx.port, Origin=f"http://127.0.0.1:{nginx.port + 1}") as client:
             assert client.status == 403
         chain_reload(config, address, lambda: (runtime / "fifo").write_text("c"))
+    assert not (runtime / "http.sock").exists()
+
+
+def ask(ws: ClientConnection, type: str, **fields: object) -> None:
+    ws.send(json.dumps({"type": type, **fields}))
+
+
+def hear(ws: ClientConnection, type: str, **fields: object) -> dict[str, Any]:
+    """Wait for an event that has these fields."""
+    while True:
+        event: dict[str, Any] = json.loads(ws.recv(timeout=20))
+        if event["type"] == type and event.items() >= fields.items():
+            return event
+
+
+def test_rooms_over_redis_behind_nginx(runtime: Path, tmp_path: Path) -> None:
+    with (
+        Redis(tmp_path) as server,
+        Nginx(tmp_path / "nginx", runtime / "http.sock") as nginx,
+        Config("rooms-redis.ini", runtime, {"folder": runtime, "redis": server.url}) as config,
+        ExitStack() as stack,
+    ):
+        address = f"127.0.0.1:{nginx.port}"
+        assert "<title>Chat</title>" in page(f"http://{address}/")
+        assert eventually(lambda: len(config.workers()) == 4, 30)
+        before = config.workers()
+
+        def enter(name: str, **wish: str) -> ClientConnection:
+            ws = connect(f"ws://{address}/chat", origin=f"http://{address}", open_timeout=30)
+            stack.enter_context(ws)
+            ask(ws, "join", name=name, session=name, **wish)
+            return ws
+
+        def come_to_all(names: Iterator[str]) -> dict[str, ClientConnection]:
+            """Have clients come until each worker has one."""
+            clients = {}
+            while dict(server.client.pubsub_numsub(talk))[talk] < 4:
+                name = next(names)
+                clients[name] = enter(name)
+                hear(clients[name], "welcome", name=name)
+                assert len(clients) < 200
+            return clients
+
+        talk = b"chat:room:talk"
+        clients = come_to_all(f"guest {number}" for number in itertools.count())
+        last = ""
+        for name, ws in clients.items():
+            ask(ws, "say", text="Here I am.", key=name)
+            for other in clients.values():
+                last = hear(other, "message", key=name)["id"]
+        # Those who have come are there, in whichever process.
+        late = enter("late")
+        welcome = hear(late, "welcome", name="late")
+        assert welcome["people"] == [*clients, "late"]
+
+        (runtime / "fifo").write_text("c")
+        for ws in (*clients.values(), late):
+            with pytest.raises(ConnectionClosed):
+                hear(ws, "never")
+            assert ws.close_code == 1012
+        assert eventually(lambda: len(config.workers() - before) == 4, 30)
+        # What is said meanwhile comes from the history.
+        first = enter("first")
+        hear(first, "welcome", complete=True)
+        ask(first, "say", text="Where are you?", key="meanwhile")
+        told = hear(first, "message", key="meanwhile")
+        back = enter("guest 0", since=last)
+        assert json.loads(back.recv(timeout=20)) == told
+        assert hear(back, "welcome")["complete"]
     assert not (runtime / "http.sock").exists()
 
 
