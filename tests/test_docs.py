@@ -15,6 +15,7 @@ import sys
 import textwrap
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import pytest
 from blocks import Block, read
 from nginx import MAIN
 from peers import eventually
+from redis_server import Redis
 from uwsgi_server import ROOT, free_port, uwsgi_command, wait_for_port, wait_for_uwsgi
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -55,11 +57,14 @@ MODES = {
     "GeventWebSocket": ("--gevent", "100"),
 }
 
-#: Of the commands of Flask's and ours.
-ACTIONS = ("run", "routes", "doctor", "install")
+#: Of the commands of Flask's, ours, and an example's.
+ACTIONS = ("run", "routes", "doctor", "install", "publish")
 
 #: Ports that the pages name.
 PORTS = re.compile(r"(?<![\w.])(?:localhost|127\.0\.0\.1|0\.0\.0\.0)?:(5000|8000|8080|9191)\b")
+
+#: The Redis that they name.
+REDIS = "redis://localhost:6379"
 
 PROJECT = "Flask-uWSGI-WS"
 
@@ -76,6 +81,28 @@ def test_block(block: Block, tmp_path: Path, request: pytest.FixtureRequest) -> 
 def run(block: Block, folder: Path, request: pytest.FixtureRequest) -> None:
     """Run a block in a folder that has the files of its page, as they are there."""
     assert block.kind in KINDS, f"{label(block)}: nobody knows how to run {block.kind!r} here"
+    with contextlib.ExitStack() as stack:
+        if any(REDIS in text for each in (block, *block.earlier) for text in texts_of(each)):
+            redis = stack.enter_context(Redis(folder))
+            block = with_redis(block, redis.url)
+            block.earlier = [with_redis(each, redis.url) for each in block.earlier]
+        run_here(block, folder, request)
+
+
+def texts_of(block: Block) -> list[str]:
+    return [block.code, *(comment.code for comment in block.comments.values())]
+
+
+def with_redis(block: Block, url: str) -> Block:
+    """Put a Redis of the test's own in the place of the one that the page names."""
+    comments = {
+        name: replace(each, code=each.code.replace(REDIS, url))
+        for name, each in block.comments.items()
+    }
+    return replace(block, code=block.code.replace(REDIS, url), comments=comments)
+
+
+def run_here(block: Block, folder: Path, request: pytest.FixtureRequest) -> None:
     for earlier in block.earlier:
         if earlier.file is not None and earlier.kind != "literalinclude":
             write(folder, earlier.file, text_of(earlier))
@@ -470,6 +497,11 @@ def try_flask(words: list[str], command: str, runner: Runner) -> None:
     if action == "install":
         # It builds for some fifteen seconds; tests of its own do that.
         assert "install" in runner.finishes([*flask, "--help"])
+    elif action == "publish":
+        # What becomes of it is tested with the example.
+        with Redis(runner.folder) as redis:
+            runner.env["REDIS_URL"] = redis.url
+            runner.finishes(flask)
     elif action == "run":
         wait = wait_for_uwsgi if "uwsgi" in arguments else wait_for_port
         with runner.running(flask, wait):

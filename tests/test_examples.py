@@ -70,14 +70,18 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def chat_over_redis(
-    backend: str, redis_server: Redis, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Example]:
+@pytest.fixture
+def chat_redis(tmp_path: Path) -> Iterator[Redis]:
+    """One whose rooms have no history yet."""
+    with Redis(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+def chat_over_redis(backend: str, chat_redis: Redis, tmp_path: Path) -> Iterator[Example]:
     """The chat in four worker processes."""
-    env = {"REDIS_URL": redis_server.url}
-    log = tmp_path_factory.mktemp("chat") / "log"
-    with Example(f"chat{BACKENDS[backend]}", log, env=env) as example:
+    env = {"REDIS_URL": chat_redis.url}
+    with Example(f"chat{BACKENDS[backend]}", tmp_path / "log", env=env) as example:
         yield example
 
 
@@ -528,12 +532,17 @@ def test_message_that_is_sent_again_is_told_once(chat_page: Example, open_window
 
 
 def test_windows_of_different_workers_chat(chat_over_redis: Example, open_window: Open) -> None:
-    first, *rest = re.findall(r"spawned uWSGI worker \d \(pid: (\d+)", chat_over_redis.printed())
+    def workers() -> list[int]:
+        spawned = r"spawned uWSGI worker \d \(pid: (\d+)"
+        return [int(pid) for pid in re.findall(spawned, chat_over_redis.printed())]
+
+    wait_until(lambda: len(workers()) == 4)
+    first, *rest = workers()
     with ExitStack() as stack:
         for pid in rest:
-            stack.enter_context(asleep(int(pid)))
+            stack.enter_context(asleep(pid))
         ada = join(open_window(chat_over_redis.url), "Ada")
-    with asleep(int(first)):
+    with asleep(first):
         grace = join(open_window(chat_over_redis.url), "ada")
     for page in (ada, grace):
         expect(people(page)).to_have_text(["Ada", "ada 2"])
@@ -553,25 +562,19 @@ def test_windows_of_different_workers_chat(chat_over_redis: Example, open_window
 
 
 def test_chat_whose_redis_is_killed_keeps_what_was_not_sent(
-    backend: str, tmp_path: Path, open_window: Open
+    chat_over_redis: Example, chat_redis: Redis, open_window: Open
 ) -> None:
-    with (
-        Redis(tmp_path) as server,
-        Example(
-            f"chat{BACKENDS[backend]}", tmp_path / "log", env={"REDIS_URL": server.url}
-        ) as example,
-    ):
-        ada = join(open_window(example.url), "Ada")
-        server.kill()
-        say(ada, "Is anybody there?")
-        expect(ada.get_by_text("This was not sent.")).to_be_visible()
-        expect(composer(ada)).to_have_value("Is anybody there?")
-        server.start()
-        ada.reload()
-        expect_connected(ada)
-        expect(composer(ada)).to_have_value("Is anybody there?")
-        composer(ada).press("Enter")
-        expect(said(ada, "Is anybody there?")).to_have_count(1)
+    ada = join(open_window(chat_over_redis.url), "Ada")
+    chat_redis.kill()
+    say(ada, "Is anybody there?")
+    expect(ada.get_by_text("This was not sent.")).to_be_visible()
+    expect(composer(ada)).to_have_value("Is anybody there?")
+    chat_redis.start()
+    ada.reload()
+    expect_connected(ada)
+    expect(composer(ada)).to_have_value("Is anybody there?")
+    composer(ada).press("Enter")
+    expect(said(ada, "Is anybody there?")).to_have_count(1)
 
 
 def test_chat_leaves_no_thread_behind(chat_page: Example, open_window: Open) -> None:
@@ -822,4 +825,4 @@ def test_config_runs_the_channels_and_waits_for_redis(tmp_path: Path, open_windo
         with server:
             publish_when_redis_is_back(page)
             expect(heard(page)).to_have_text(["Hello."])
-        assert example.printed().count("Redis is lost") == 1
+            assert example.printed().count("Redis is lost") == 1
