@@ -21,8 +21,8 @@ cdef class Rooms:
     cdef dict __dict__
     cdef Lock _lock
     cdef dict _members
-    cdef dict _rooms
-    cdef dict _by_id
+    cdef readonly dict _rooms
+    cdef readonly dict _by_id
     cdef Py_ssize_t _sent
 
     @cython.locals(members=dict, member=Member, sent=Py_ssize_t)
