@@ -148,7 +148,7 @@ def snapshot(server: Server) -> dict[str, Any]:
 
 def is_empty(server: Server) -> bool:
     """Wait until the registry of rooms holds nothing."""
-    empty = {"rooms": [], "clients": 0, "ids": 0}
+    empty = {"rooms": [], "clients": 0, "ids": 0, "open": 0}
     return eventually(lambda: registry(server) == empty)
 
 

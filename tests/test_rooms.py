@@ -221,7 +221,7 @@ def test_nothing_is_left_of_a_client_that_joins_after_its_end(site: Server) -> N
     assert eventually(lambda: snapshot(site)["open"] == 0)
     told = json.loads(site.get("/use-gone/a")[1])
     assert told == ["ConnectionClosed", "True"]
-    assert registry(site) == {"rooms": [], "clients": 0, "ids": 0}
+    assert registry(site) == {"rooms": [], "clients": 0, "ids": 0, "open": 0}
     site.get("/forget-gone")
     assert eventually(lambda: site.left()["clients"] == 0), site.left()
 

@@ -73,6 +73,7 @@ def about_rooms() -> dict[str, Any]:
         "rooms": rooms.names(),
         "clients": len(rooms._rooms),
         "ids": len(rooms._by_id),
+        "open": len(websocket.clients),
     }
 
 

@@ -405,7 +405,7 @@ async def at_rest(site: Site) -> None:
         for server in site.servers:
             for _ in range(6):
                 found = json.loads(server.get("/rooms")[1])
-                if found != {"rooms": [], "clients": 0, "ids": 0}:
+                if found != {"rooms": [], "clients": 0, "ids": 0, "open": 0}:
                     left["in a worker"] = found
         channels = site.redis.channels(f"{PREFIX}:room:")
         present = [

@@ -11,7 +11,7 @@ import random
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from wire import frame
@@ -39,8 +39,22 @@ class Line(asyncio.Protocol):
         """Connect; raises OSError if that does not work."""
         loop = asyncio.get_running_loop()
         _, line = await loop.create_connection(lambda: cls(port, heard), "127.0.0.1", port)
-        await asyncio.wait_for(line.opened, 20)
+        try:
+            await asyncio.wait_for(line.opened, 20)
+        except BaseException:
+            line.reset()
+            raise
         return line
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def to(cls, port: int, heard: Callable[[str], None]) -> AsyncIterator[Line]:
+        """The same, to be reset after its use."""
+        line = await cls.open(port, heard)
+        try:
+            yield line
+        finally:
+            line.reset()
 
     def say(self, text: str) -> None:
         self.transport.write(frame(1, text.encode()))
@@ -78,7 +92,8 @@ class Line(asyncio.Protocol):
                 self.transport.abort()
                 return
             self._has_head, self._data = True, rest
-            self.opened.set_result(None)
+            if not self.opened.done():
+                self.opened.set_result(None)
         at = 0
         while len(self._data) - at >= 2:
             # Whatever comes is short.
@@ -119,21 +134,21 @@ class Member:
 
     async def live(self) -> None:
         while True:
-            line = None
             with contextlib.suppress(OSError, TimeoutError):
-                line = await Line.open(self._port, self._hear)
-                self._joined.clear()
-                since = f" {self._last_id or '0-0'}" if self.times and self._history else ""
-                line.say(f"join {self.room}{since}")
-                joined = asyncio.ensure_future(self._joined.wait())
-                await asyncio.wait([joined, line.ended], return_when=asyncio.FIRST_COMPLETED)
-                joined.cancel()
-                if self._joined.is_set():
-                    self.times += 1
-                await line.ended
-            if line is not None:
-                line.reset()
+                async with Line.to(self._port, self._hear) as line:
+                    await self._listen(line)
             await asyncio.sleep(0.05 + random.random() / 2)
+
+    async def _listen(self, line: Line) -> None:
+        self._joined.clear()
+        since = f" {self._last_id or '0-0'}" if self.times and self._history else ""
+        line.say(f"join {self.room}{since}")
+        joined = asyncio.ensure_future(self._joined.wait())
+        await asyncio.wait([joined, line.ended], return_when=asyncio.FIRST_COMPLETED)
+        joined.cancel()
+        if self._joined.is_set():
+            self.times += 1
+        await line.ended
 
     def _hear(self, text: str) -> None:
         if text.startswith("! joined"):
@@ -191,16 +206,13 @@ class Handler(Speaker):
 
     async def live(self) -> None:
         while True:
-            line = None
             with contextlib.suppress(OSError, TimeoutError):
-                line = await Line.open(self._port, self._hear)
-                while not line.ended.done():
-                    if not self.paused:
-                        room, number = self.next()
-                        line.say(f"say {room} {self.name} {number}")
-                    await asyncio.sleep(self._seconds)
-            if line is not None:
-                line.reset()
+                async with Line.to(self._port, self._hear) as line:
+                    while not line.ended.done():
+                        if not self.paused:
+                            room, number = self.next()
+                            line.say(f"say {room} {self.name} {number}")
+                        await asyncio.sleep(self._seconds)
             await asyncio.sleep(0.1)
 
     def _hear(self, text: str) -> None:
