@@ -40,6 +40,8 @@ THREADS = MODES["threads"]
 
 # What is the same in all threads, those of gevent's kind apart.
 in_threads_and_greenlets = pytest.mark.parametrize("mode", ["threads", "gevent"], indirect=True)
+in_threads = pytest.mark.parametrize("mode", ["threads"], indirect=True)
+in_greenlets = pytest.mark.parametrize("mode", ["gevent"], indirect=True)
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_redis_that_is_killed_and_started_again(mode: Mode, redis: Redis) -> Non
             member.ws.close()
 
 
-@in_threads_and_greenlets
+@in_greenlets
 def test_redis_that_is_not_there_at_the_start(mode: Mode, redis: Redis) -> None:
     redis.kill()
     with serve_joined(mode, redis.url) as server:
@@ -308,7 +310,7 @@ def snapshot_of(server: Server, pid: int) -> dict[str, Any]:
     return dict(found[pid])
 
 
-@in_threads_and_greenlets
+@in_threads
 def test_messages_that_a_worker_missed_are_counted_and_logged(mode: Mode, redis: Redis) -> None:
     with serve_joined(mode, redis.url, "--processes", "2") as server:
         found, lost = miss(redis, server, 0)
@@ -321,7 +323,7 @@ def test_messages_that_a_worker_missed_are_counted_and_logged(mode: Mode, redis:
         assert f"to {PREFIX}:room:a did not arrive in this worker" in server.log
 
 
-@in_threads_and_greenlets
+@in_greenlets
 def test_messages_that_a_worker_missed_come_from_the_history(mode: Mode, redis: Redis) -> None:
     with serve_joined(mode, redis.url, "--processes", "2", history=20) as server:
         found, lost = miss(redis, server, 20)
@@ -330,7 +332,7 @@ def test_messages_that_a_worker_missed_come_from_the_history(mode: Mode, redis: 
         assert "did not arrive" not in server.log
 
 
-@in_threads_and_greenlets
+@in_threads
 def test_client_that_comes_back_misses_nothing_of_an_outage(mode: Mode, redis: Redis) -> None:
     settings = {"history": 20, "queue_kept": 20}
     with serve_joined(mode, redis.url, "--processes", "2", **settings) as server:
@@ -394,7 +396,7 @@ def test_members_of_a_killed_worker_are_gone_soon(redis: Redis) -> None:
         two.ws.close()
 
 
-@in_threads_and_greenlets
+@in_greenlets
 def test_members_of_a_reloaded_worker_are_gone_at_once(mode: Mode, redis: Redis) -> None:
     with serve_joined(mode, redis.url) as server:
         one = Member(server, "a")

@@ -34,7 +34,7 @@ def run(*arguments: str) -> str:
 
 
 # More time to be served again than a machine that is not busy needs.
-SHORT = ("--clients", "100", "--rooms", "10", "--rate", "100", "--seconds", "10", "--within", "15")
+SHORT = ("--clients", "100", "--rooms", "10", "--rate", "100", "--seconds", "8", "--within", "15")
 
 
 @pytest.mark.parametrize(("mode", "history"), [("gevent", "yes"), ("asyncio-engine", "no")])
@@ -46,5 +46,5 @@ def test_crowd_gets_all_that_it_has_to_while_redis_and_workers_are_killed(
 
 
 def test_crowd_that_comes_and_goes_leaves_nothing_behind() -> None:
-    churn = ("--churn", "--minutes", "0.25", "--clients", "60", "--rooms", "6", "--rate", "60")
+    churn = ("--churn", "--minutes", "0.2", "--clients", "60", "--rooms", "6", "--rate", "60")
     assert "MiB" in run("--modes", "asyncio-thread", *churn)
