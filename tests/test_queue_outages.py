@@ -115,6 +115,7 @@ def test_redis_that_is_killed_and_started_again(mode: Mode, redis: Redis) -> Non
         redis.kill()
         assert eventually(lambda: server.log.count("Redis is lost") == 4, 20)
         redis.start()
+        assert eventually(lambda: server.log.count("Redis is back") == 4, 20)
         assert eventually(lambda: subscribers(redis, "a") == subscribers(redis, "b") == 2, 20)
         one.do("send_to", room="a", message="four")
         assert up_to_end(sender, *members) == [["four"]] * 2
