@@ -65,7 +65,12 @@ def is_lost(server: Server, workers: int) -> bool:
     return eventually(lambda: server.log.count("Redis is lost") == workers, 20)
 
 
-def is_back(redis: Redis, workers: int, *rooms: str) -> bool:
+def know_that_it_is_back(server: Server) -> bool:
+    log = server.log
+    return log.count("Redis is back") == log.count("Redis is lost")
+
+
+def is_back(server: Server, redis: Redis, workers: int, *rooms: str) -> bool:
     """Wait until all workers listen again, and those with members to their rooms."""
 
     def listen() -> bool:
@@ -74,7 +79,8 @@ def is_back(redis: Redis, workers: int, *rooms: str) -> bool:
         except redis_package.RedisError:
             return False
         rooms_told = all(subscribers(redis, room) == workers for room in rooms)
-        return list(told.values()) == [workers] and rooms_told
+        # Redis knows that a worker listens before the worker has its answer.
+        return list(told.values()) == [workers] and rooms_told and know_that_it_is_back(server)
 
     return eventually(listen, 20)
 
@@ -101,14 +107,15 @@ def test_redis_that_is_killed_and_started_again(mode: Mode, redis: Redis) -> Non
         assert one.do("send_to_client", id=one.id, message="to myself")
         assert one.all_so_far() == ["to myself"]
         redis.start()
-        assert is_back(redis, 2, "a", "b")
+        assert is_back(server, redis, 2, "a", "b")
         sender = outside(redis.url, PREFIX)
         one.do("send_to", room="b", message="one")
         two.do("send_to", room="a", message="two")
         sender.send_to("a", "three")
         for messages in up_to_end(sender, *members):
             assert sorted(map(str, messages)) == ["one", "three", "two"]
-        assert sender.presence("a").keys() == {member.id for member in members}
+        there = {member.id for member in members}
+        assert eventually(lambda: sender.presence("a").keys() == there)
         assert (server.log.count("Redis is lost"), server.log.count("Redis is back")) == (2, 2)
         assert "Traceback" not in server.log
         # And another time.
@@ -116,7 +123,7 @@ def test_redis_that_is_killed_and_started_again(mode: Mode, redis: Redis) -> Non
         assert eventually(lambda: server.log.count("Redis is lost") == 4, 20)
         redis.start()
         assert eventually(lambda: server.log.count("Redis is back") == 4, 20)
-        assert eventually(lambda: subscribers(redis, "a") == subscribers(redis, "b") == 2, 20)
+        assert is_back(server, redis, 2, "a", "b")
         one.do("send_to", room="a", message="four")
         assert up_to_end(sender, *members) == [["four"]] * 2
         for member in members:
@@ -131,7 +138,7 @@ def test_redis_that_is_not_there_at_the_start(mode: Mode, redis: Redis) -> None:
         with pytest.raises(Refused, match="Redis does not answer"):
             one.do("send_to", room="a", message="lost")
         redis.start()
-        assert eventually(lambda: subscribers(redis, "a") == 1, 20)
+        assert is_back(server, redis, 1, "a")
         one.do("send_to", room="a", message="found")
         sender = outside(redis.url, PREFIX)
         assert up_to_end(sender, one) == [["found"]]
@@ -203,6 +210,7 @@ def test_kept_messages_arrive_once_and_in_order(
     with serve_joined(mode, redis.url, "--processes", "2", **settings) as server:
         one, two = members = one_in_each_worker(server, 2, "a")
         one.do("send_to", room="a", message="first")
+        assert [member.next() for member in members] == ["first"] * 2
         if stops:
             redis.stop()
         else:
@@ -217,18 +225,20 @@ def test_kept_messages_arrive_once_and_in_order(
             redis.go_on()
         else:
             redis.start()
-            assert is_back(redis, 2, "a")
+            assert is_back(server, redis, 2, "a")
         assert eventually(lambda: sends(one))
-        expected = ["first", *(f"kept {number}" for number in range(8)), "?"]
+        expected = [*(f"kept {number}" for number in range(8)), "?"]
         sender = outside(redis.url, PREFIX, history=history)
         assert up_to_end(sender, one, two) == [expected] * 2
         if history:
+            # A Redis that was killed has forgotten those before.
+            remembered = ["first", *expected] if stops else expected
             late = Member(server)
             late.do("join", room="a", last=30)
-            assert up_to_end(sender, late) == [expected[not stops :]]
+            assert up_to_end(sender, late) == [remembered]
             late.ws.close()
             # Also the one whose answer was lost.
-            assert redis.client.xlen(f"{PREFIX}:history:a") == len(expected[not stops :])
+            assert redis.client.xlen(f"{PREFIX}:history:a") == len(remembered)
         assert "Traceback" not in server.log
         for member in members:
             member.ws.close()
@@ -266,7 +276,7 @@ def test_members_in_the_worker_get_kept_messages_at_once_if_they_are_to(
             redis.go_on()
         else:
             redis.start()
-            assert is_back(redis, 2, "a")
+            assert is_back(server, redis, 2, "a")
         assert eventually(lambda: sends(one))
         sender = outside(redis.url, PREFIX, history=history)
         found = up_to_end(sender, one, near, two)
@@ -290,7 +300,7 @@ def miss(redis: Redis, server: Server, history: int) -> tuple[list[list[str]], i
     redis.client.client_kill_filter(_type="pubsub")
     for number in range(1, 10):
         sender.send_to("a", f"{number}")
-    assert is_back(redis, 2, "a")
+    assert is_back(server, redis, 2, "a")
     sender.send_to("a", "10")
     found = up_to_end(sender, *members)
     lost = sum(snapshot_of(server, member.pid)["queue_lost"] for member in members)
@@ -351,7 +361,7 @@ def test_client_that_comes_back_misses_nothing_of_an_outage(mode: Mode, redis: R
         back.ws.close()
         redis.keep()
         redis.start()
-        assert is_back(redis, 2)
+        assert is_back(server, redis, 2)
         one.do("send_to", room="a", message="after")
         back = Member(server)
         assert back.do("join", room="a", since=id)
@@ -375,7 +385,7 @@ def test_client_that_joins_before_its_worker_has_redis_again_misses_nothing(
             expected = [f"{turn} {number}" for number in range(3)]
             for message in expected:
                 sender.send_to("a", message)
-            assert is_back(redis, 1, "a")
+            assert is_back(server, redis, 1, "a")
             id = sender.send_to("a", "last")
             assert up_to_end(sender, one)[0] == [*expected, "last"]
             one.do("leave", room="a")
@@ -524,6 +534,7 @@ def test_sentinel_that_moves_the_master(tmp_path: Path) -> None:
         assert eventually(lambda: replica.client.info()["role"] == "master", 30)
         assert eventually(lambda: subscribers(replica, "a") == 2, 30)
         assert eventually(lambda: sends(one), 20)
+        assert eventually(lambda: know_that_it_is_back(server), 20)
         two.do("send_to", room="a", message="after")
         assert up_to_end(sender, *members) == [["?", "after"]] * 2
         # The replica has had the history.

@@ -252,10 +252,10 @@ class Listener:
 
     def _find(self) -> None:
         """Redis is here, maybe again."""
-        if self.why:
-            self.why = ""
-            _log.warning("Redis is back")
+        was_lost, self.why = self.why, ""
         self._queue.back()
+        if was_lost:
+            _log.warning("Redis is back")
 
     def _lose(self, error: Exception) -> None:
         if not self.why:
