@@ -30,10 +30,10 @@ _naming = Lock()
 #: What :meth:`BaseClient._keep_alive` says.
 QUIET, PING, SILENT = 0, 1, 2
 
-#: Why we gave a client up: it took no bytes for ``send_timeout``, or did not answer a Ping.
 # Seconds in which what has come meanwhile is read by a worker that was held up.
 _TIME_TO_READ = 0.2
 
+#: Why we gave a client up: it took no bytes for ``send_timeout``, or did not answer a Ping.
 SLOW, PING_TIMEOUT = "slow", "ping timeout"
 
 Message = str | bytes

@@ -102,8 +102,14 @@ class WebSocket:
         self.prepare(app)
         # What is set already is checked now; the rest when it is first asked for.
         settings = Settings.load(app.config, self._options, uwsgi_options())
-        if settings.message_queue is not None and find_spec("redis") is None:
-            raise RuntimeError("a message queue needs redis: pip install 'Flask-uWSGI-WS[redis]'")
+        if settings.message_queue is not None:
+            if find_spec("redis") is None:
+                raise RuntimeError(
+                    "a message queue needs redis: pip install 'Flask-uWSGI-WS[redis]'"
+                )
+            from .queues.clients import check
+
+            check(settings.message_queue)
         app.extensions[EXTENSION] = _AppState(self)
         self._warn_of_unknown_names(app)
         try:

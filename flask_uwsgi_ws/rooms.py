@@ -103,11 +103,10 @@ class Rooms:
         """Give the client with this id, ``None`` if this worker has none."""
         return self._by_id.get(id)
 
-    def add(self, client: Any, room: str, info: Any, waits: bool) -> bool:
-        """Let a client in.
+    def add(self, client: Any, room: str, info: Any, waits: bool) -> None:
+        """Let a client in, or take note of what it tells of itself now.
 
         :param waits: whether messages are to be kept back for it until :meth:`catch_up`.
-        :returns: whether it was not there before.
         """
         with self._lock:
             members = self._members.setdefault(room, {})
@@ -116,10 +115,9 @@ class Rooms:
                 before.info = info
                 if waits:
                     before.waiting, before.after = [], None
-                return False
-            members[client] = Member(info, waits)
-            self._rooms.setdefault(client, set()).add(room)
-        return True
+            else:
+                members[client] = Member(info, waits)
+                self._rooms.setdefault(client, set()).add(room)
 
     def begin_at(self, room: str, place: Place) -> Place | None:
         """Let the members of a room have the messages after a place, but for those they have had.

@@ -6,7 +6,6 @@ import contextlib
 import http.client
 import json
 import time
-from types import TracebackType
 from typing import Any
 
 from flask import Flask
@@ -50,12 +49,7 @@ class Member:
     def __enter__(self) -> Member:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.ws.close()
 
     def do(self, call: str, **arguments: Any) -> Any:

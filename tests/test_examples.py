@@ -268,34 +268,48 @@ def test_chat_comes_back_by_itself_after_the_server_was_killed(
     assert sorted(people(ada).all_inner_texts()) == ["Ada", "Grace"]
 
 
+class Line:
+    """The way of a chat's page to its server, which can be cut."""
+
+    def __init__(self, page: Page, tells_server: bool = False) -> None:
+        self._connections: list[WebSocketRoute] = []
+        self._tells_server = tells_server
+        self._is_cut = False
+        page.route_web_socket("**/chat", self._connect)
+        page.reload()
+
+    def _connect(self, connection: WebSocketRoute) -> None:
+        if self._is_cut:
+            connection.close(code=1012)
+            return
+        connection.connect_to_server()
+        if not self._tells_server:
+            # Instead of what hands the page's close on.
+            connection.on_close(lambda *_: None)
+        self._connections.append(connection)
+
+    def cut(self) -> None:
+        self._is_cut = True
+        self._connections[-1].close(code=1012)
+
+    def mend(self) -> None:
+        self._is_cut = False
+
+
 def test_page_whose_connection_broke_takes_its_place_and_misses_nothing(
     chat: Example, open_window: Open
 ) -> None:
-    connections: list[WebSocketRoute] = []
-    is_broken = False
-
-    def connect(connection: WebSocketRoute) -> None:
-        if is_broken:
-            connection.close(code=1012)
-        else:
-            connection.connect_to_server()
-            # The server is not told when the page's side closes.
-            connection.on_close(lambda *_: None)
-            connections.append(connection)
-
     ada = open_window(chat.url)
-    ada.route_web_socket("**/chat", connect)
-    ada.reload()
+    line = Line(ada)
     join(ada, "Ada")
     grace = join(open_window(chat.url), "Grace")
     say(grace, "Before the tunnel.")
     expect(said(ada, "Before the tunnel.")).to_have_count(1)
-    is_broken = True
-    connections[0].close(code=1012)
+    line.cut()
     expect(ada.get_by_text("Not connected")).to_be_visible()
     say(grace, "In the tunnel.")
     expect(said(grace, "In the tunnel.")).to_have_count(1)
-    is_broken = False
+    line.mend()
     try_now(ada)
     expect_connected(ada)
     say(ada, "After the tunnel.")
@@ -311,24 +325,12 @@ def test_page_whose_connection_broke_takes_its_place_and_misses_nothing(
 def test_page_that_has_missed_more_than_the_history_says_so(
     chat_page: Example, open_window: Open
 ) -> None:
-    connections: list[WebSocketRoute] = []
-    is_broken = False
-
-    def connect(connection: WebSocketRoute) -> None:
-        if is_broken:
-            connection.close(code=1012)
-        else:
-            connection.connect_to_server()
-            connections.append(connection)
-
     ada = open_window(chat_page.url)
-    ada.route_web_socket("**/chat", connect)
-    ada.reload()
+    line = Line(ada, tells_server=True)
     join(ada, "Ada")
     say(ada, "The last that I know.")
     expect(said(ada, "The last that I know.")).to_have_count(1)
-    is_broken = True
-    connections[0].close(code=1012)
+    line.cut()
     expect(ada.get_by_text("Not connected")).to_be_visible()
     other = open_window(chat_page.url)
     grace = {"type": "join", "name": "Grace", "session": "another", "since": FUTURE}
@@ -336,7 +338,7 @@ def test_page_that_has_missed_more_than_the_history_says_so(
         {"type": "say", "text": f"then {number}.", "key": f"then {number}"} for number in range(101)
     ]
     exchange(other, [grace, *told])
-    is_broken = False
+    line.mend()
     try_now(ada)
     expect_connected(ada)
     last_known = ada.locator("#messages > li", has_text="The last that I know.")

@@ -238,6 +238,43 @@ def test_option_that_can_not_be_meant_is_named(name: str, value: object) -> None
         WebSocket(app)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret@localhost:port",
+        "redis://localhost/0?socket_timeout=soon",
+        "rediss://:sec/ret@localhost",
+        "redis+sentinel://:secret@localhost:26379",
+        "redis+sentinel://:secret@localhost/main/first",
+        "redis+cluster://:secret@one:6379,two:port",
+        "redis+cluster://one,",
+    ],
+)
+def test_url_of_a_message_queue_that_can_not_be_read_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="UWSGI_WEBSOCKET_MESSAGE_QUEUE") as early:
+        WebSocket(Flask(__name__), message_queue=url)
+    app = Flask(__name__)
+    websocket = WebSocket(app)
+    app.config["UWSGI_WEBSOCKET_MESSAGE_QUEUE"] = url
+    with app.app_context(), pytest.raises(ValueError, match="%XX") as late:
+        websocket.broadcast("hello")
+    assert "sec" not in f"{early.value}{late.value}"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "unix:///run/redis.sock?db=1",
+        "rediss://user:sec%2Fret@localhost:6380/1?ssl_ca_certs=ca.pem",
+        "redis+sentinel://user:secret@one,[::1]:26379/main/1",
+        "redis+cluster://one:7000,two",
+    ],
+)
+def test_url_of_a_message_queue_that_can_be_read_needs_no_redis_yet(url: str) -> None:
+    WebSocket(Flask(__name__), message_queue=url)
+
+
 def test_unknown_option_is_told_with_the_one_that_is_like_it() -> None:
     with pytest.raises(TypeError, match="did you mean 'max_size'"):
         WebSocket(maxsize=5)

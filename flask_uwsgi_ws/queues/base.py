@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ from ..settings import Settings
 
 #: What makes a message of the id that it gets in the history of its room.
 MakeMessage = Callable[[str], Sendable]
+
+# What Redis Streams take, of 64 bits each.
+_ID = re.compile(r"([0-9]{1,19})(?:-([0-9]{1,19}))?")
 
 # Bytes of what stands in the place of an id that is not known yet.
 _PLACEHOLDER = 16
@@ -68,12 +72,10 @@ def read_place(id: str) -> Place:
 
     :raises ValueError: if it did not.
     """
-    head, _, tail = id.partition("-") if isinstance(id, str) else ("", "", "")
-    if not (head.isascii() and head.isdecimal()) or len(head) > 19:
+    found = _ID.fullmatch(id) if isinstance(id, str) else None
+    if found is None:
         raise ValueError(f"{id!r} is not the id of a message, such as '1700000000000-0'")
-    if tail and (not (tail.isascii() and tail.isdecimal()) or len(tail) > 19):
-        raise ValueError(f"{id!r} is not the id of a message, such as '1700000000000-0'")
-    return int(head), int(tail or "0")
+    return int(found[1]), int(found[2] or "0")
 
 
 def check_room(room: object) -> str:

@@ -40,6 +40,25 @@ def close(client: Any) -> None:
         client.close()
 
 
+def check(url: str) -> None:
+    """See that a URL can be read, without connecting.
+
+    :raises ValueError: if it can not; the text has nothing of the URL, which may be a password.
+    """
+    scheme, _, kind = urlsplit(url).scheme.partition("+")
+    try:
+        if kind:
+            _read(url, scheme, kind)
+        else:
+            _parse_url(url)
+    except ValueError as error:
+        raise ValueError(
+            "UWSGI_WEBSOCKET_MESSAGE_QUEUE is a URL that can not be read: see to its hosts, its "
+            "ports and its database's number, name the service of a Sentinel "
+            "(redis+sentinel://host/service), and write what is special in a password as %XX"
+        ) from error
+
+
 def connect(url: str, timeout: float) -> Any:
     """Make a client, which connects when it is first used, or already now to a cluster.
 
@@ -58,16 +77,11 @@ def connect(url: str, timeout: float) -> Any:
     scheme, _, kind = urlsplit(url).scheme.partition("+")
     if not kind:
         return Redis.from_url(url, **options)
-    hosts, path, given = _parts(url, scheme, _PORTS[kind])
+    hosts, service, given = _read(url, scheme, kind)
     options |= given
     if kind == "cluster":
         nodes = [_ClusterNode(host, port) for host, port in hosts]
         return RedisCluster(startup_nodes=nodes, ssl=scheme == "rediss", **options)
-    service, _, db = path.partition("/")
-    if not service:
-        raise ValueError("the URL of a Sentinel names a service: redis+sentinel://host/service")
-    if db:
-        options["db"] = int(db)
     secure = {"ssl": True} if scheme == "rediss" else {}
     sentinel = _Sentinel(
         hosts, sentinel_kwargs={**secure, "socket_timeout": timeout}, **secure, **options
@@ -75,8 +89,8 @@ def connect(url: str, timeout: float) -> Any:
     return sentinel.master_for(service)
 
 
-def _parts(url: str, scheme: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """Give the hosts, the path, and the options of the URL."""
+def _read(url: str, scheme: str, kind: str) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
+    """Give the hosts, the service of a Sentinel, and the options of a URL."""
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     # For what redis makes of the options' values.
@@ -92,8 +106,13 @@ def _parts(url: str, scheme: str, port: int) -> tuple[list[tuple[str, int]], str
     for each in hosts.split(","):
         host, colon, number = each.rpartition(":")
         if not colon or each.endswith("]"):
-            host, number = each, str(port)
-        if not host or not number.isdecimal():
-            raise ValueError(f"{each!r} is not a host of a message queue's URL")
+            host, number = each, str(_PORTS[kind])
+        if not host:
+            raise ValueError("a host has no name")
         found.append((host.strip("[]"), int(number)))
-    return found, parts.path.strip("/"), options
+    service, _, db = parts.path.strip("/").partition("/")
+    if kind == "sentinel" and not service:
+        raise ValueError("a Sentinel's service has no name")
+    if db:
+        options["db"] = int(db)
+    return found, service, options

@@ -30,7 +30,7 @@ from ..ending import worker_end
 from ..rooms import Place
 from ..servers import threads_run
 from .base import MessageQueue, Outgoing, QueueError, is_complete, read_place, wanted
-from .clients import AwayError, close, connect
+from .clients import AwayError, check, close, connect
 from .keeper import ALIVE, PRESENCE, Keeper
 from .letters import Letter, decode, encode
 from .listener import Listener
@@ -70,6 +70,7 @@ class RedisQueue(MessageQueue):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._url: str = self.settings.message_queue or ""
+        check(self._url)
         self._prefix = self.settings.queue_prefix
         self._history = self.settings.history
         # Those of the server's kind: greenlets' where gevent has replaced them.
