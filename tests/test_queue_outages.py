@@ -182,6 +182,31 @@ def test_nobody_waits_for_a_redis_that_is_held_up_but_who_asks_it(mode: Mode, re
             member.ws.close()
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+@in_threads
+def test_redis_that_refuses(mode: Mode, redis: Redis, kept: int) -> None:
+    with serve_joined(mode, redis.url, history=10, queue_kept=kept) as server:
+        one = Member(server, "a")
+        redis.client.config_set("maxmemory", 1)
+        if kept:
+            one.do("send_to", room="a", message="kept")
+        # Not that it may have been sent: it is known that it was not.
+        with pytest.raises(Refused, match=r"^QueueError: not sent: Redis refuses it \(.*maxmemory"):
+            one.do("send_to", room="a", message="refused")
+        late = Member(server, "a")
+        redis.client.config_set("maxmemory", 0)
+        sender = outside(redis.url, PREFIX, history=10)
+        assert eventually(lambda: sender.presence("a").keys() == {one.id, late.id}, 10)
+        assert eventually(lambda: sends(one))
+        expected = ["kept", "?"] if kept else ["?"]
+        assert up_to_end(sender, one, late) == [expected] * 2
+        # It was there all the time.
+        assert "Redis is lost" not in server.log
+        assert "Traceback" not in server.log
+        one.ws.close()
+        late.ws.close()
+
+
 def sends(member: Member) -> bool:
     try:
         member.do("send_to", room="a", message="?")

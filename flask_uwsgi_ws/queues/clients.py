@@ -15,7 +15,7 @@ import contextlib
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from redis import Redis, RedisError
+from redis import Redis, RedisError, ResponseError
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
@@ -31,7 +31,18 @@ _PORTS = {"sentinel": 26379, "cluster": 6379}
 
 
 class AwayError(Exception):
-    """Redis does not do what it is asked for."""
+    """Redis does not do what it is asked for; the text says so."""
+
+    @classmethod
+    def because(cls, error: Exception | str) -> AwayError:
+        """Make it of what the ``redis`` package raised."""
+        if isinstance(error, ResponseError):
+            return RefusedError(f"Redis refuses it ({error})")
+        return cls(f"Redis does not answer ({error})")
+
+
+class RefusedError(AwayError):
+    """Redis has answered that it does not."""
 
 
 def close(client: Any) -> None:

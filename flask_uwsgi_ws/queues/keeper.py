@@ -66,8 +66,9 @@ class Keeper:
                 self._unwrite()
                 self._queue.send_kept()
             except AwayError:
-                # The listener says that it is lost, and calls when it is back.
-                beat_at = time.monotonic() + _BEAT
+                # If it is lost, the listener says so, and calls when it is back. What it refused
+                # may have been to write who is here.
+                self._write_at, beat_at = 0.0, time.monotonic() + _BEAT
             except Exception:
                 _log.exception("could not tell Redis who is here")
                 beat_at = time.monotonic() + _BEAT

@@ -30,7 +30,7 @@ from ..ending import worker_end
 from ..rooms import Place
 from ..servers import threads_run
 from .base import MessageQueue, Outgoing, QueueError, is_complete, read_place, wanted
-from .clients import AwayError, check, close, connect
+from .clients import AwayError, RefusedError, check, close, connect
 from .keeper import ALIVE, PRESENCE, Keeper
 from .letters import Letter, decode, encode
 from .listener import Listener
@@ -139,7 +139,7 @@ class RedisQueue(MessageQueue):
                 if client is not None:
                     close(client)
                 if isinstance(error, (RedisError, OSError)):
-                    raise AwayError(f"{error}") from error
+                    raise AwayError.because(error) from error
                 raise
 
     def command(self, name: str, *arguments: Any, **options: Any) -> Any:
@@ -188,8 +188,9 @@ class RedisQueue(MessageQueue):
 
     def _is_away(self) -> bool:
         """Whether it is known that Redis can not be reached, so that nobody has to wait for it."""
-        lost = self._listener is not None and self._listener.why
-        self._why = lost or self._why
+        lost = self._listener.why if self._listener is not None else ""
+        if lost:
+            self._why = f"{AwayError.because(lost)}"
         return bool(lost) or time.monotonic() < self._paused_until
 
     def _publish(self, letter: Letter) -> str | int:
@@ -203,7 +204,9 @@ class RedisQueue(MessageQueue):
             count: int = self.command("publish", letter.channel, b"\n" + data)
         except AwayError as error:
             self._paused_until = time.monotonic() + _PAUSE
-            self._why = str(error)
+            self._why = f"{error}"
+            if isinstance(error, RefusedError):
+                letter.tried = tried
             raise
         if not letter.delivered:
             self._deliver_here(letter)
@@ -241,7 +244,7 @@ class RedisQueue(MessageQueue):
         if letter.tried:
             reached += ", or it was, and the answer was lost"
         raise QueueError(
-            f"{reached}: Redis does not answer ({self._why}); send it again later, or set "
+            f"{reached}: {self._why}; send it again later, or set "
             f"UWSGI_WEBSOCKET_QUEUE_KEPT (it is {self.settings.queue_kept}) to the number of "
             "messages to keep meanwhile"
         )
@@ -298,10 +301,12 @@ class RedisQueue(MessageQueue):
                     history = [(place, letter.message) for place, letter in letters]
                     known = history[-1][0] if history else since or (0, 0)
             except AwayError as error:
+                if self._listener is not None:
+                    self._keeper.write_all()
                 if wishes:
                     raise QueueError(
-                        f"the history of the room can not be had: Redis does not answer ({error}); "
-                        "let the client connect again later"
+                        f"the history of the room can not be had: {error}; let the client connect "
+                        "again later"
                     ) from error
         finally:
             if wishes:
@@ -361,9 +366,7 @@ class RedisQueue(MessageQueue):
             if dead:
                 self.command("hdel", key, *dead)
         except AwayError as error:
-            raise QueueError(
-                f"who is there can not be told: Redis does not answer ({error}); try again later"
-            ) from error
+            raise QueueError(f"who is there can not be told: {error}; try again later") from error
         return {id: info for id, info in members.items() if id[:length] in living} | here
 
     def _lives(self, token: str) -> bool:
