@@ -80,6 +80,8 @@ class Line(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if not self.opened.done():
             self.opened.set_exception(ConnectionError(f"ended in the handshake: {error}"))
+            # Read here: nobody may be waiting for it any more.
+            self.opened.exception()
         self.ended.set_result(None)
 
     def data_received(self, data: bytes) -> None:
