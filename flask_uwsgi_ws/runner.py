@@ -315,6 +315,11 @@ def _hint(binary: str, name: str, known: set[str]) -> str:
     if name in {"https", "gevent"}:
         lacking = "SSL" if name == "https" else name
         return f"it was built without {lacking}; pip's has it: pip install uwsgi"
+    if name == "http":
+        return (
+            "Debian's has it in a plugin: app.run(plugin=['http', 'python3']), or take another: "
+            "pip install uwsgi"
+        )
     close = get_close_matches(name, known, 1)
     if close:
         return f"did you mean {close[0]!r}?"

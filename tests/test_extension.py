@@ -342,6 +342,14 @@ def test_importing_an_app_that_calls_run_inside_flask_run_starts_nothing(
     assert runpy.run_path(str(script))["after"]
 
 
+def test_names_of_the_package_are_listed_before_they_are_imported() -> None:
+    code = "import flask_uwsgi_ws; print(*dir(flask_uwsgi_ws))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert {"WebSocket", "QueueError", "__version__"} <= set(result.stdout.split())
+
+
 def test_name_that_the_package_does_not_have_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="GeventSocket"):
         _ = flask_uwsgi_ws.GeventSocket

@@ -488,6 +488,35 @@ def test_backlog_goes_out_as_fast_as_the_peer_reads() -> None:
     client._give_back()
 
 
+def test_room_in_the_kernel_that_is_told_of_at_once_is_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client, peer = make_pair()
+    attendant = threads._attendant
+    attendant.add(client)
+    poller = attendant._poller
+
+    class SlowToReturn:
+        """The poller, from which this thread comes back when the attendant has heard of it."""
+
+        def register(self, fd: int, events: int) -> None:
+            poller.register(fd, events)
+            peer.recv(65536)
+            time.sleep(0.2)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(poller, name)
+
+    monkeypatch.setattr(attendant, "_poller", SlowToReturn())
+    # So that nothing is sent by its rounds.
+    monkeypatch.setattr(attendant, "_attend", lambda _: None)
+    client.send_nb(b"x" * 500_000)
+    read_all(peer, 400_000)
+    attendant.remove(client)
+    peer.close()
+    client._give_back()
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_messages_of_many_threads_come_whole_and_in_order(compressed: bool) -> None:
     ours, peer = socket.socketpair()

@@ -653,8 +653,13 @@ class _Attendant:
             if client.fd in self._watched:
                 self._poller.modify(client.fd, _ROOM)
             else:
-                self._poller.register(client.fd, _ROOM)
+                # First: the poller may tell of it before this thread goes on.
                 self._watched[client.fd] = client
+                try:
+                    self._poller.register(client.fd, _ROOM)
+                except BaseException:
+                    del self._watched[client.fd]
+                    raise
             return True
 
     def hurry(self, client: WebSocketClient) -> None:
