@@ -271,9 +271,8 @@ def test_chat_comes_back_by_itself_after_the_server_was_killed(
 class Line:
     """The way of a chat's page to its server, which can be cut."""
 
-    def __init__(self, page: Page, tells_server: bool = False) -> None:
+    def __init__(self, page: Page) -> None:
         self._connections: list[WebSocketRoute] = []
-        self._tells_server = tells_server
         self._is_cut = False
         page.route_web_socket("**/chat", self._connect)
         page.reload()
@@ -283,9 +282,8 @@ class Line:
             connection.close(code=1012)
             return
         connection.connect_to_server()
-        if not self._tells_server:
-            # Instead of what hands the page's close on.
-            connection.on_close(lambda *_: None)
+        # The server is not told when the page's side closes.
+        connection.on_close(lambda *_: None)
         self._connections.append(connection)
 
     def cut(self) -> None:
@@ -326,7 +324,7 @@ def test_page_that_has_missed_more_than_the_history_says_so(
     chat_page: Example, open_window: Open
 ) -> None:
     ada = open_window(chat_page.url)
-    line = Line(ada, tells_server=True)
+    line = Line(ada)
     join(ada, "Ada")
     say(ada, "The last that I know.")
     expect(said(ada, "The last that I know.")).to_have_count(1)

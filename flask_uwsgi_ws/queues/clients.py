@@ -34,11 +34,13 @@ class AwayError(Exception):
     """Redis does not do what it is asked for; the text says so."""
 
     @classmethod
-    def because(cls, error: Exception | str) -> AwayError:
-        """Make it of what the ``redis`` package raised."""
+    def because(cls, error: Exception) -> AwayError:
+        """Make it of what was raised on the way to Redis."""
+        if isinstance(error, AwayError):
+            return error
         if isinstance(error, ResponseError):
             return RefusedError(f"Redis refuses it ({error})")
-        return cls(f"Redis does not answer ({error})")
+        return cls(f"Redis does not answer ({f'{error}' or type(error).__name__})")
 
 
 class RefusedError(AwayError):
@@ -56,18 +58,18 @@ def check(url: str) -> None:
 
     :raises ValueError: if it can not; the text has nothing of the URL, which may be a password.
     """
-    scheme, _, kind = urlsplit(url).scheme.partition("+")
     try:
+        scheme, _, kind = urlsplit(url).scheme.partition("+")
         if kind:
             _read(url, scheme, kind)
         else:
             _parse_url(url)
-    except ValueError as error:
+    except ValueError:
         raise ValueError(
             "UWSGI_WEBSOCKET_MESSAGE_QUEUE is a URL that can not be read: see to its hosts, its "
             "ports and its database's number, name the service of a Sentinel "
             "(redis+sentinel://host/service), and write what is special in a password as %XX"
-        ) from error
+        ) from None
 
 
 def connect(url: str, timeout: float) -> Any:
@@ -115,12 +117,10 @@ def _read(url: str, scheme: str, kind: str) -> tuple[list[tuple[str, int]], str,
         options["password"] = unquote(password)
     found = []
     for each in hosts.split(","):
-        host, colon, number = each.rpartition(":")
-        if not colon or each.endswith("]"):
-            host, number = each, str(_PORTS[kind])
-        if not host:
+        place = urlsplit(f"//{each}")
+        if not place.hostname:
             raise ValueError("a host has no name")
-        found.append((host.strip("[]"), int(number)))
+        found.append((place.hostname, place.port or _PORTS[kind]))
     service, _, db = parts.path.strip("/").partition("/")
     if kind == "sentinel" and not service:
         raise ValueError("a Sentinel's service has no name")

@@ -259,7 +259,7 @@ class Listener:
 
     def _lose(self, error: Exception) -> None:
         if not self.why:
-            self.why = f"{error}" or type(error).__name__
+            self.why = f"{AwayError.because(error)}"
             _log.error(
                 "Redis is lost: %s; until it is back, clients get no messages of other workers",
                 error,

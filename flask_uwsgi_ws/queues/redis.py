@@ -189,8 +189,7 @@ class RedisQueue(MessageQueue):
     def _is_away(self) -> bool:
         """Whether it is known that Redis can not be reached, so that nobody has to wait for it."""
         lost = self._listener.why if self._listener is not None else ""
-        if lost:
-            self._why = f"{AwayError.because(lost)}"
+        self._why = lost or self._why
         return bool(lost) or time.monotonic() < self._paused_until
 
     def _publish(self, letter: Letter) -> str | int:
