@@ -87,6 +87,8 @@ class WorkerEnd:
         self._signal = 0
         self._done = False
         self._hurried = False
+        # uWSGI is ending the process, or has been told to.
+        self._leaving = False
         self._exiting = False
         # Has something called by the event loop that uWSGI runs, where there is one.
         self._call_in_loop: Callable[[Callable[[], object]], object] | None = None
@@ -155,6 +157,9 @@ class WorkerEnd:
         def at_exit() -> None:
             # Not in what the app has forked: the connections are the worker's.
             if os.getpid() == pid:
+                with self._lock:
+                    self._leaving = True
+                signals.take_back()
                 self._begin(SERVICE_RESTART if has_master() else GOING_AWAY)
                 self._let_end(0)
                 while not (self._done or self._hurried):
@@ -198,7 +203,7 @@ class WorkerEnd:
         while any(client.connected for client in left) and time.monotonic() < end:
             pause(_MOMENT)
         pause(_LAST_MOMENT)
-        # Not before: uWSGI, where it waits at uwsgi.atexit, ends the process then.
+        # Not before: uWSGI, where it waits at uwsgi.atexit, goes on then.
         self._hurried = True
         self._pass_on(number)
         self._see_that_the_loop_turns()
@@ -210,6 +215,11 @@ class WorkerEnd:
             self._loop.remove_reader(fd)
 
     def _pass_on(self, number: int) -> None:
+        with self._lock:
+            # Not while it exits (see signals.take_back).
+            if self._leaving:
+                return
+            self._leaving = True
         if self._loop is None:
             signals.pass_on(number)
         else:

@@ -42,7 +42,7 @@ _wakeup = -1
 _before: dict[int, Any] = {}
 _caught = False
 _main = 0
-#: uWSGI's, while ours are in their place.
+#: uWSGI's, of which ours have taken the place.
 _uwsgis: dict[int, Any] = {}
 
 
@@ -131,9 +131,21 @@ def catch(told: Callable[[int], None]) -> bool:
 def pass_on(number: int) -> None:
     """Let uWSGI act on a signal, as if it came now."""
     if number in _uwsgis:
-        _action(number, _uwsgis.pop(number))
+        _action(number, _uwsgis[number])
     # uWSGI ends the process in the thread that gets it, which has to be its own.
     signal.pthread_kill(_main, number)
+
+
+def take_back() -> None:
+    """Have those that were passed on told again; in the main thread, where uWSGI is exiting.
+
+    uWSGI exits in its handler: called while it exits it would end the process at once, or meet a
+    lock of the C library that the very thread it has stopped holds, and wait for ever.
+    """
+    for number in _uwsgis:
+        _action(number, _pythons[number])
+    # The one whose handler is exiting.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _uwsgis)
 
 
 def _tell(read: int, told: Callable[[int], None]) -> None:
