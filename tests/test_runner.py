@@ -297,6 +297,16 @@ def test_uwsgi_without_an_option_of_ours_is_named(tmp_path: Path) -> None:
         command({"asyncio": 10}, uwsgi_binary=str(poor))
 
 
+def test_debians_uwsgi_without_its_http_plugin_is_told_of() -> None:
+    uwsgi = "/usr/bin/uwsgi-core"
+    if not os.path.exists(uwsgi):
+        pytest.skip("Debian's uWSGI is not here")
+    with pytest.raises(RunError, match=r"no option 'http'.*plugin=\['http', 'python3'\]"):
+        command(uwsgi_binary=uwsgi)
+    plugins = {"plugin": ["http", "python3"]}
+    assert command(plugins, uwsgi_binary=uwsgi)[0] == uwsgi
+
+
 def test_uwsgi_that_lists_no_options_is_run_all_the_same(tmp_path: Path) -> None:
     silent = tmp_path / "uwsgi"
     silent.write_text("#!/bin/sh\n")
