@@ -54,7 +54,8 @@ def extensions() -> list[Extension]:
         Extension(
             "flask_uwsgi_ws." + path.split(".")[0].replace("/", "."),
             [f"flask_uwsgi_ws/{path}"],
-            extra_compile_args=["-O3"],
+            # What a tracer slows down need not be fast, but built soon.
+            extra_compile_args=["-O0" if trace else "-O3"],
             include_dirs=include,
             define_macros=[("CYTHON_TRACE_NOGIL", "1")] if trace else [],
             # No compiler is no reason to fail: the Python files serve as well.
