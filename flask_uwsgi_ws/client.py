@@ -446,14 +446,14 @@ class BlockingCalls:
         :param room: its name.
         :param info: what :meth:`.WebSocket.presence` is to tell of the client; any JSON.
         :param last: how many of the room's last messages the client gets first.
-        :param since: the id of a message after which it gets all first. For both there has to be
-            a ``history``.
+        :param since: the id of a message after which it gets all first, and *last* does not
+            matter; ``None`` and ``""`` are none. For both there has to be a ``history``.
         :returns: whether the client, if *since* is given, has missed nothing since: the history
             goes back so far.
         :raises QueueError: if there is a message queue that does not answer, and history is asked
             for; the client is in the room all the same.
-        :raises TypeError: for a name that is no ``str``, an *info* that is not JSON, or both
-            *last* and *since*.
+        :raises TypeError: for a name that is no ``str``, a *last* that is no number, or an *info*
+            that is not JSON.
         :raises ValueError: for an empty name, a *since* that is no id, or without a ``history``.
         """
         joined: bool = self.messenger.join(self, room, info, last, since)

@@ -115,8 +115,8 @@ class Messenger:
         client = getattr(client, "_client", client)
         queue = self.queue()
         check_room(room)
-        place = check_wish(last, since)
-        if (last or since is not None) and not queue.settings.history:
+        last, place = check_wish(last, since)
+        if (last or place is not None) and not queue.settings.history:
             raise ValueError(
                 "this room has no history: set UWSGI_WEBSOCKET_HISTORY to the number of messages "
                 "to keep"

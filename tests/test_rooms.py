@@ -235,7 +235,7 @@ def test_nothing_is_left_of_a_client_that_joins_after_its_end(site: Server) -> N
         ("join", {"room": 5}, "TypeError: the name of a room is a str, not int"),
         ("join", {"room": ""}, "ValueError: the name of a room is not empty"),
         ("join", {"room": "\ud800"}, "ValueError: the name of a room is UTF-8: surrogates"),
-        ("join", {"room": "a", "last": 1, "since": "1-0"}, "TypeError: give join last or since"),
+        ("join", {"room": "a", "last": -1, "since": "1-0"}, "ValueError: last is 0 or more"),
         ("join", {"room": "a", "last": "1"}, "TypeError: last is a number of messages, not '1'"),
         ("join", {"room": "a", "last": -1}, "ValueError: last is 0 or more"),
         ("join", {"room": "a", "since": "now"}, "ValueError: 'now' is not the id of a message"),
@@ -338,6 +338,21 @@ def test_history_since_a_message_tells_whether_any_is_missing(remembering: Serve
         three.do("leave", room="since")
         assert three.do("join", room="since", since=ids[3])
         assert three.all_so_far() == [f"message {ids[4]}"]
+
+
+@pytest.mark.parametrize("none", ["", None])
+def test_history_since_nothing_is_the_last_messages(remembering: Server, none: str | None) -> None:
+    room = f"nothing {none}"
+    for number in range(2):
+        in_view(remembering, "send_to", room=room, message=f"{number}")
+    id = in_view(remembering, "send_to", room=room, message={"id": True})
+    with Member(remembering) as one, Member(remembering) as two, Member(remembering) as three:
+        assert one.do("join", room=room, last=2, since=none)
+        assert one.all_so_far() == ["1", f"message {id}"]
+        assert two.do("join", room=room, last=2, since=id)
+        assert two.all_so_far() == []
+        assert three.do("join", room=room, since=none)
+        assert three.all_so_far() == []
 
 
 def test_history_is_forgotten_when_nothing_was_said_for_long() -> None:

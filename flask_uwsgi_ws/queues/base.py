@@ -95,19 +95,18 @@ def check_room(room: object) -> str:
     return room
 
 
-def check_wish(last: int | None, since: str | None) -> Place | None:
-    """See that a wish for history can be meant; gives *since*, read.
+def check_wish(last: int | None, since: str | None) -> tuple[int | None, Place | None]:
+    """See that a wish for history can be meant, and which of the two it is.
 
-    :raises TypeError: for a *last* that is no number, or both.
+    :raises TypeError: for a *last* that is no number.
     :raises ValueError: for a *last* below 0, or a *since* that is no id.
     """
-    if last is not None and since is not None:
-        raise TypeError("give join last or since, not both")
     if last is not None and (isinstance(last, bool) or not isinstance(last, int)):
         raise TypeError(f"last is a number of messages, not {last!r}")
     if last is not None and last < 0:
         raise ValueError("last is 0 or more")
-    return None if since is None else read_place(since)
+    # A page that has seen nothing yet may send an empty id.
+    return (last, None) if since is None or since == "" else (None, read_place(since))
 
 
 class MessageQueue:
