@@ -538,16 +538,15 @@ class BlockingCalls:
         return message
 
 
-_worker = (0, "")
+# By process: what is forked has another.
+_tokens: dict[int, str] = {}
 
 
 def worker_token() -> str:
     """Give what the ids of all clients of this process begin with, and no other's do."""
-    global _worker
     pid = os.getpid()
-    if _worker[0] != pid:
-        _worker = (pid, os.urandom(8).hex())
-    return _worker[1]
+    # Of several threads that are the first to ask, all get the same.
+    return _tokens.get(pid) or _tokens.setdefault(pid, os.urandom(8).hex())
 
 
 # Text that many connections have in common: the names and values of their headers. It is

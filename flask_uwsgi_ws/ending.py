@@ -349,13 +349,11 @@ def _start_thread(call: Callable[[], None]) -> None:
     unpatched(_thread, "start_new_thread")(call, ())
 
 
-_end: WorkerEnd | None = None
-_pid = 0
+_ends: dict[int, WorkerEnd] = {}
 
 
 def worker_end() -> WorkerEnd:
     """Give the one of this process."""
-    global _end, _pid
-    if _end is None or _pid != os.getpid():
-        _end, _pid = WorkerEnd(), os.getpid()
-    return _end
+    pid = os.getpid()
+    # Of several threads that are the first to ask, all get the same.
+    return _ends.get(pid) or _ends.setdefault(pid, WorkerEnd())

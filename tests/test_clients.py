@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -103,3 +104,34 @@ def test_page_without_prometheus_says_what_to_install(monkeypatch: pytest.Monkey
 
 def test_metric_of_no_uwsgi_is_passed_over() -> None:
     add_to_metric("websocket.open", 1)
+
+
+FORKS = """
+import os, sys, threading
+from flask_uwsgi_ws.client import worker_token
+
+tokens = {worker_token()}
+for _ in range(50):
+    read, write = os.pipe()
+    if not os.fork():
+        start = threading.Barrier(4)
+        found = []
+        threads = [
+            threading.Thread(target=lambda: (start.wait(), found.append(worker_token())))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os.write(write, " ".join({*found, worker_token()}).encode())
+        os._exit(0)
+    os.wait()
+    tokens.add(os.read(read, 1000).decode())
+sys.exit(0 if len(tokens) == 51 and all(len(each) == 16 for each in tokens) else str(tokens))
+"""
+
+
+def test_all_threads_of_a_new_process_have_the_same_token_and_no_other_has_it() -> None:
+    result = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
