@@ -4,7 +4,9 @@ EXAMPLE ?= chat
 SECONDS ?= 60
 
 BIN := .venv/bin
-VERSIONS := 3.10 3.12 3.13
+VERSIONS ?= 3.10 3.12 3.13
+# What coverage is measured of.
+FORMS ?= uncompiled traced
 # One that atheris has a wheel for.
 FUZZ_PYTHON ?= 3.12
 BEHAVIOUR := $(addprefix tests/test_,behaviour.py faults.py flask_features.py limits.py processes.py asyncio.py \
@@ -15,15 +17,19 @@ OPERATIONS := $(addprefix tests/test_,cli.py configs.py cross_site.py docs.py en
 PARALLEL := --numprocesses 4 --dist worksteal
 SOURCES := setup.py pyproject.toml $(wildcard $(addprefix flask_uwsgi_ws/,*.p* backends/*.p* queues/*.p*))
 
-.PHONY: run test test-operations test-all smoke style types coverage docs conformance \
+.PHONY: run test test-uncompiled test-operations test-all smoke style types coverage docs conformance \
     conformance-quick bench bench-quick bench-workers bench-rooms idle reload rooms screenshots soak fuzz \
     fuzz-differential asan clean
 
 run: .venv/installed
 	$(BIN)/python examples/$(EXAMPLE)/$(firstword $(subst -, ,$(EXAMPLE))).py
 
-test: .venv/tools .venv/installed build/uncompiled/installed build/pyuwsgi/installed
-	tests/forms $(BIN) $(PARALLEL)
+test: .venv/tools .venv/installed build/pyuwsgi/installed
+	tests/form compiled $(BIN) $(PARALLEL)
+
+# As "make coverage" does on another Python.
+test-uncompiled: .venv/tools .venv/installed build/uncompiled/installed build/pyuwsgi/installed
+	tests/form uncompiled $(BIN) $(PARALLEL)
 
 # The ends of workers, reloads, outages, hostile clients, proxies, configurations, uWSGI's build and
 # the examples in a browser, on the compiled form.
@@ -31,7 +37,7 @@ test-operations: .venv/tools .venv/installed
 	$(BIN)/pytest $(PARALLEL) $(OPERATIONS)
 
 # The behavioural suite of every backend and mode on the other Pythons, and a short form of it.
-test-all: test $(VERSIONS:%=build/py%/installed)
+test-all: test test-uncompiled $(VERSIONS:%=build/py%/installed)
 	set -e; for v in $(VERSIONS); do build/py$$v/bin/pytest $(PARALLEL) $(BEHAVIOUR) -k "not pyuwsgi"; done
 
 smoke: $(VERSIONS:%=build/py%/installed)
@@ -44,9 +50,8 @@ style: .venv/tools
 types: .venv/tools .venv/installed
 	$(BIN)/mypy
 
-coverage: .venv/tools .venv/installed build/pyuwsgi/installed build/uncompiled/installed \
-    build/traced/installed build/py3.13/installed
-	tests/coverage
+coverage: .venv/tools .venv/installed build/pyuwsgi/installed build/py3.13/installed $(FORMS:%=build/%/installed)
+	FORMS="$(FORMS)" tests/coverage
 
 # From the uncompiled form, since the compiled one has lost the comments on its attributes.
 docs: .venv/docs .venv/installed build/uncompiled/installed
