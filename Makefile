@@ -145,7 +145,8 @@ build/py%/bin/python:
 	build/py$*/bin/pip install --quiet --upgrade pip
 
 build/py%/installed: build/py%/bin/python $(SOURCES) pyproject.toml
-	build/py$*/bin/pip install --quiet --group test '.[gevent,asyncio,redis,login]'
+	FLASK_UWSGI_WS_COMPILE=quick build/py$*/bin/pip install --quiet --group test \
+	    '.[gevent,asyncio,redis,login]'
 	tests/uwsgi build/py$*/bin
 	touch $@
 
