@@ -145,8 +145,7 @@ def _id(client: Any) -> str | None:
     """Give the id of a client, or the one that was given."""
     if client is None or isinstance(client, str):
         return client
-    try:
-        id: str = client.id
-    except AttributeError:
-        raise TypeError(f"a client or its id, not {type(client).__name__}") from None
+    id = getattr(client, "id", None)
+    if not isinstance(id, str):
+        raise TypeError(f"a client or its id, not {type(client).__name__}")
     return id

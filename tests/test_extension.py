@@ -7,6 +7,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flask import Blueprint, Flask
@@ -369,3 +370,18 @@ def test_gevent_backend_without_gevent_says_what_to_install() -> None:
     )
     assert result.returncode == 1
     assert result.stderr.strip().endswith("GeventWebSocket needs gevent: pip install gevent")
+
+
+def test_message_queue_that_would_decode_messages_is_refused() -> None:
+    with pytest.raises(ValueError, match="leave decode_responses out"):
+        WebSocket(Flask(__name__), message_queue="redis://localhost/0?decode_responses=True")
+
+
+def test_who_has_another_id_than_a_clients_is_not_one() -> None:
+    app = Flask(__name__)
+    websocket = WebSocket(app)
+    for user in (SimpleNamespace(id=5), SimpleNamespace(), 5):
+        with app.app_context(), pytest.raises(TypeError, match="a client or its id"):
+            websocket.send_to("a", "hello", skip=user)
+        with app.app_context(), pytest.raises(TypeError, match="a client or its id"):
+            websocket.send_to_client(user, "hello")

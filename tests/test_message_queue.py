@@ -239,6 +239,8 @@ GARBAGE = [
     b'\n["t","s","t",1,{},5]\nhello',
     b'\n["t","s","t","1","",""]\nhello',
     b'\n["t","s","t",1.5,"",""]\nhello',
+    b'\n["t","s","t",-1,"",""]\nhello',
+    b'\n["t","s","t",9223372036854775808,"",""]\nhello',
     b'\n["t","s","t",1,"",5]\nhello',
     b'\n["t","s","t",1,"","\\ud800"]\nhello',
     b'\n["t",["s"],["t"],1,"",""]\nhello',
@@ -253,14 +255,14 @@ GARBAGE = [
 
 def test_what_others_publish_to_our_channels_is_logged_and_ignored(joined: Joined) -> None:
     with Member(joined.other, "a") as one:
-        lines = joined.other.log.count("ignored what somebody else published to tests:room:a")
+        lines = joined.other.log.count("ignored what somebody else published to 'tests:room:a'")
         for garbage in GARBAGE:
             joined.redis.client.publish(f"{PREFIX}:room:a", garbage)
             joined.redis.client.publish(f"{PREFIX}:all:", garbage)
         joined.redis.client.hset(f"{PREFIX}:presence:a", "someone", b"\xff junk")
         assert up_to_end(joined.outside, one) == [[]]
         log = joined.other.log
-        assert log.count("published to tests:room:a") - lines == len(GARBAGE)
+        assert log.count("published to 'tests:room:a'") - lines == len(GARBAGE)
         assert "Redis is lost" not in log
         assert "Traceback" not in log
         # Those of the test before may still be on their way out.

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime, timedelta, timezone
@@ -207,6 +208,81 @@ def test_redis_that_refuses(mode: Mode, redis: Redis, kept: int) -> None:
         late.ws.close()
 
 
+@in_threads
+def test_room_whose_history_redis_refuses_harms_no_other(mode: Mode, redis: Redis) -> None:
+    redis.client.set(f"{PREFIX}:history:spoilt", "somebody else's")
+    with serve_joined(mode, redis.url, "--processes", "2", history=10) as server:
+        members = one_in_each_worker(server, 2, "a")
+        one = members[0]
+        one.do("join", room="spoilt")
+        for number in range(3):
+            with pytest.raises(Refused, match=r"^QueueError: not sent: Redis refuses it"):
+                one.do("send_to", room="spoilt", message="lost")
+            one.do("send_to", room="a", message=f"{number}")
+        assert up_to_end(outside(redis.url, PREFIX, history=10), *members) == [["0", "1", "2"]] * 2
+        assert "the history of room 'spoilt' can not be read" in server.log
+        assert "Redis is lost" not in server.log
+        assert "Traceback" not in server.log
+        for member in members:
+            member.ws.close()
+
+
+@in_threads
+def test_kept_message_goes_out_though_redis_refuses_to_know_who_is_here(
+    mode: Mode, redis: Redis
+) -> None:
+    redis.client.set(f"{PREFIX}:presence:spoilt", "somebody else's")
+    with serve_joined(mode, redis.url, queue_kept=8) as server:
+        one = Member(server, "a", "spoilt")
+        redis.stop()
+        one.do("send_to", room="a", message="kept")
+        redis.go_on()
+        assert one.next() == "kept"
+        assert eventually(lambda: sends(one))
+        one.ws.close()
+
+
+@in_threads
+def test_those_who_join_wait_for_a_redis_that_is_held_up_once_and_not_one_after_the_other(
+    mode: Mode, redis: Redis
+) -> None:
+    with serve_joined(mode, redis.url) as server:
+        members = [Member(server, "a") for _ in range(15)]
+        redis.stop()
+        try:
+            start = time.monotonic()
+            for member in members:
+                member.begin({"call": "join", "room": "b"})
+            for member in members:
+                member.answer()
+            # Three seconds or two times that, and not fifteen times.
+            assert time.monotonic() - start < 30
+        finally:
+            redis.go_on()
+        for member in members:
+            member.ws.close()
+
+
+@pytest.mark.parametrize("mode", ["threads", "asyncio-thread"], indirect=True)
+def test_who_ends_while_it_joins_is_not_there(mode: Mode, redis: Redis) -> None:
+    with serve_joined(mode, redis.url) as server:
+        one, other = Member(server), Member(server)
+        redis.stop()
+        try:
+            one.do("join in a thread", room="a")
+            one.ws.close()
+            assert eventually(lambda: snapshot(server)["open"] == 1)
+        finally:
+            redis.go_on()
+        # Not before what was asked of Redis meanwhile.
+        other.do("join", room="b")
+        other.do("join", room="a")
+        there = f"{PREFIX}:presence:a"
+        assert eventually(lambda: redis.client.hkeys(there) == [other.id.encode()], 10)
+        other.ws.close()
+        assert eventually(lambda: not redis.client.hlen(there))
+
+
 def sends(member: Member) -> bool:
     try:
         member.do("send_to", room="a", message="?")
@@ -356,7 +432,7 @@ def test_messages_that_a_worker_missed_are_counted_and_logged(mode: Mode, redis:
             assert messages[-1] == "10"
         missed = sum(10 - len(messages) for messages in found)
         assert missed == lost > 0
-        assert f"to {PREFIX}:room:a did not arrive in this worker" in server.log
+        assert f"to '{PREFIX}:room:a' did not arrive in this worker" in server.log
 
 
 @in_greenlets

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis import Redis, RedisError, ResponseError
 from redis.backoff import NoBackoff
@@ -70,6 +70,10 @@ def check(url: str) -> None:
             "ports and its database's number, name the service of a Sentinel "
             "(redis+sentinel://host/service), and write what is special in a password as %XX"
         ) from None
+    if "decode_responses" in parse_qs(urlsplit(url).query):
+        raise ValueError(
+            "leave decode_responses out of UWSGI_WEBSOCKET_MESSAGE_QUEUE: messages may be bytes"
+        )
 
 
 def connect(url: str, timeout: float) -> Any:

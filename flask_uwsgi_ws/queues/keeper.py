@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ..client import worker_token
-from .clients import AwayError
+from .clients import AwayError, RefusedError
 
 if TYPE_CHECKING:
     from .redis import RedisQueue
@@ -57,21 +57,30 @@ class Keeper:
             due = min(beat_at, self._queue.kept_due())
             self._work.wait(max(due - time.monotonic(), 0.0))
             self._work.clear()
-            try:
-                if time.monotonic() >= min(beat_at, self._write_at):
-                    beat_at = time.monotonic() + _BEAT
-                    self._live()
-                if time.monotonic() >= self._write_at:
-                    self._write()
-                self._unwrite()
-                self._queue.send_kept()
-            except AwayError:
-                # If it is lost, the listener says so, and calls when it is back. What it refused
-                # may have been to write who is here.
-                self._write_at, beat_at = 0.0, time.monotonic() + _BEAT
-            except Exception:
-                _log.exception("could not tell Redis who is here")
+            is_time = time.monotonic() >= min(beat_at, self._write_at)
+            if is_time:
                 beat_at = time.monotonic() + _BEAT
+            for step in (self._say_who_is_here, self._unwrite, self._queue.send_kept):
+                if step == self._say_who_is_here and not is_time:
+                    continue
+                try:
+                    step()
+                except RefusedError:
+                    # What is said of one thing is not said of the next.
+                    self._write_at, beat_at = 0.0, time.monotonic() + _BEAT
+                except AwayError:
+                    # If it is lost, the listener says so, and calls when it is back.
+                    self._write_at, beat_at = 0.0, time.monotonic() + _BEAT
+                    break
+                except Exception:
+                    _log.exception("could not tell Redis who is here")
+                    beat_at = time.monotonic() + _BEAT
+                    break
+
+    def _say_who_is_here(self) -> None:
+        self._live()
+        if time.monotonic() >= self._write_at:
+            self._write()
 
     def _live(self) -> None:
         key = self._queue.key("alive", worker_token())

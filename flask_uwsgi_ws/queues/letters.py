@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from .base import Outgoing
 
+# Above all numbers of messages, and such that counts of what is missing can be added up.
+_MOST = 1 << 48
+
 
 @dataclass
 class Letter:
@@ -55,8 +58,9 @@ def decode(data: bytes) -> tuple[Letter, str] | None:
             payload.decode()
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-    texts = (sender, tag, skip)
-    if kind not in ("b", "t") or type(number) is not int or not all(map(_is_text, texts)):
+    if kind not in ("b", "t") or type(number) is not int or not 0 <= number < _MOST:
+        return None
+    if not all(map(_is_text, (sender, tag, skip))):
         return None
     return Letter("", message, skip or None, tag=tag, number=number), sender
 

@@ -18,7 +18,7 @@ from redis import RedisError
 from ..client import worker_token
 from ..rooms import Place
 from .base import read_place
-from .clients import AwayError, close
+from .clients import AwayError, RefusedError, close
 from .letters import Letter, decode
 
 if TYPE_CHECKING:
@@ -140,6 +140,9 @@ class Listener:
         with self._lock:
             for room in self._changed:
                 here = room in self._queue.rooms
+                if not here and (waiting := self._waiting.pop(room, None)) is not None:
+                    # Whoever came has gone.
+                    waiting.set()
                 if here and room not in self._subscribed:
                     self._subscribed.add(room)
                     self._pending[room] = self._pending.get(room, 0) + 1
@@ -176,7 +179,12 @@ class Listener:
                 return
             del self._pending[room]
         if self._queue.has_history and room in self._queue.rooms:
-            self._catch_up(room)
+            try:
+                self._queue.resume()
+                self._catch_up(room)
+            except RefusedError as error:
+                # It is this room's trouble, and not that of others.
+                _log.warning("the history of room %r can not be read: %s", room, error)
         with self._lock:
             if room not in self._subscribed:
                 # Left again; who waits for it has come since, and is told the next time.
@@ -214,7 +222,7 @@ class Listener:
         except ValueError:
             found = None
         if found is None:
-            _log.warning("ignored what somebody else published to %s", channel)
+            _log.warning("ignored what somebody else published to %r", channel)
             return
         letter, sender = found
         if place is not None:
@@ -247,7 +255,7 @@ class Listener:
         missing = letter.number - last - 1
         if missing > 0 and counts:
             self._queue.rooms.count_lost(missing)
-            _log.warning("%d messages to %s did not arrive in this worker", missing, channel)
+            _log.warning("%d messages to %r did not arrive in this worker", missing, channel)
         return missing >= 0
 
     def _find(self) -> None:

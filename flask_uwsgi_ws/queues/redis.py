@@ -128,6 +128,10 @@ class RedisQueue(MessageQueue):
         :raises AwayError: if it does not do it.
         """
         with self._commanding:
+            # Who has waited for its turn does not wait for Redis as well. The listener may not have
+            # it again yet where this connection could.
+            if time.monotonic() < self._paused_until:
+                raise AwayError(self._why)
             try:
                 if self._client is None:
                     self._client = connect(self._url, _TIMEOUT)
@@ -139,7 +143,10 @@ class RedisQueue(MessageQueue):
                 if client is not None:
                     close(client)
                 if isinstance(error, (RedisError, OSError)):
-                    raise AwayError.because(error) from error
+                    away = AwayError.because(error)
+                    if not isinstance(away, RefusedError):
+                        self._paused_until, self._why = time.monotonic() + _PAUSE, f"{away}"
+                    raise away from error
                 raise
 
     def command(self, name: str, *arguments: Any, **options: Any) -> Any:
@@ -201,11 +208,10 @@ class RedisQueue(MessageQueue):
             if letter.room and self._history:
                 return self._publish_to_history(letter, data, tried)
             count: int = self.command("publish", letter.channel, b"\n" + data)
-        except AwayError as error:
-            self._paused_until = time.monotonic() + _PAUSE
-            self._why = f"{error}"
-            if isinstance(error, RefusedError):
-                letter.tried = tried
+        except RefusedError as error:
+            self._why, letter.tried = f"{error}", tried
+            # What is kept is tried again a little later; all else may go on.
+            self._kept_until = time.monotonic() + _PAUSE
             raise
         if not letter.delivered:
             self._deliver_here(letter)
@@ -308,6 +314,9 @@ class RedisQueue(MessageQueue):
                         "again later"
                     ) from error
         finally:
+            if self._listener is not None and room not in self.rooms.rooms_of(client):
+                # It has left, or ended, before Redis was told that it came.
+                self._keeper.forget(room, client.id)
             if wishes:
                 self.catch_up(client, room, wanted(history, last, since), known)
         return since is None or is_complete(history, since)
@@ -397,6 +406,10 @@ class RedisQueue(MessageQueue):
     def connect(self) -> Any:
         """Make a client for the listener."""
         return connect(self._url, _TIMEOUT)
+
+    def resume(self) -> None:
+        """Redis has answered: whoever has something to ask may try again."""
+        self._paused_until = 0.0
 
     def back(self) -> None:
         """The listener has Redis again."""

@@ -148,6 +148,9 @@ def special(command: dict[str, Any], ws: Any) -> Callable[[], Any] | None:
         "fail": fail,
         "block": lambda: pause(command["seconds"]),
         "thread": lambda: start_native_thread(answer_to, command["command"]),
+        "join in a thread": lambda: start_native_thread(
+            getattr(ws, "sync", ws).join, command["room"]
+        ),
         "echo": lambda: command["text"],
     }.get(command["call"])
 
