@@ -180,7 +180,6 @@ class Listener:
             del self._pending[room]
         if self._queue.has_history and room in self._queue.rooms:
             try:
-                self._queue.resume()
                 self._catch_up(room)
             except RefusedError as error:
                 # It is this room's trouble, and not that of others.

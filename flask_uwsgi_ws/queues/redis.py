@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 
 # Seconds that Redis may take to answer, and that a worker that ends takes to say so.
 _TIMEOUT, _FAREWELL = 3.0, 0.5
-# Seconds after a failure in which nothing is tried on the connection that publishes.
+# Seconds after a failure in which nothing is published.
 _PAUSE = 0.5
 # Channels whose messages are numbered.
 _CHANNELS = 10_000
@@ -78,8 +78,10 @@ class RedisQueue(MessageQueue):
         self._sending = threading.Lock()
         self._client: Any = None
         self._remember: Any = None
-        self._paused_until = self._kept_until = 0.0
+        self._paused_until = self._kept_until = self._failed_at = 0.0
         self._why = ""
+        # Whether the connection is from before Redis was lost.
+        self._is_stale = False
         # By channel, the tag and number of the last message that was published there.
         self._numbers: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self._kept: deque[Letter] = deque()
@@ -127,12 +129,16 @@ class RedisQueue(MessageQueue):
 
         :raises AwayError: if it does not do it.
         """
+        came = time.monotonic()
         with self._commanding:
-            # Who has waited for its turn does not wait for Redis as well. The listener may not have
-            # it again yet where this connection could.
-            if time.monotonic() < self._paused_until:
+            # Who has waited for its turn while Redis did not answer does not wait for it as well.
+            if came < self._failed_at:
                 raise AwayError(self._why)
             try:
+                if self._is_stale and self._client is not None:
+                    client, self._client = self._client, None
+                    close(client)
+                self._is_stale = False
                 if self._client is None:
                     self._client = connect(self._url, _TIMEOUT)
                     self._remember = self._client.register_script(_REMEMBER)
@@ -145,7 +151,8 @@ class RedisQueue(MessageQueue):
                 if isinstance(error, (RedisError, OSError)):
                     away = AwayError.because(error)
                     if not isinstance(away, RefusedError):
-                        self._paused_until, self._why = time.monotonic() + _PAUSE, f"{away}"
+                        self._failed_at, self._why = time.monotonic(), f"{away}"
+                        self._paused_until = self._failed_at + _PAUSE
                     raise away from error
                 raise
 
@@ -407,13 +414,10 @@ class RedisQueue(MessageQueue):
         """Make a client for the listener."""
         return connect(self._url, _TIMEOUT)
 
-    def resume(self) -> None:
-        """Redis has answered: whoever has something to ask may try again."""
-        self._paused_until = 0.0
-
     def back(self) -> None:
         """The listener has Redis again."""
-        self._paused_until = 0.0
+        self._is_stale = True
+        self._paused_until = self._failed_at = 0.0
         # From a history everybody gets them, whenever they come back.
         self._kept_until = 0.0 if self._history else time.monotonic() + _GRACE
         self._keeper.write_all()
