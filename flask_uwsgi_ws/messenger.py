@@ -33,6 +33,8 @@ class Messenger:
         self._hand_over = hand_over
         self._lock = Lock()
         self._queue: MessageQueue | None = None
+        # The process that has the clients.
+        self._clients_pid = 0
         # The process that serves the app, and whether there are more of them.
         self._server_pid = 0
         self._are_many = False
@@ -55,13 +57,19 @@ class Messenger:
 
     def _make_queue(self, settings: Settings) -> MessageQueue:
         everybody: Callable[[], Iterable[Any]] = self._clients.__iter__
+        hand_over = self._hand_over
+        if self._is_forked():
+            # Their connections are the parent's, which reaches them as any other worker does.
+            self.rooms, everybody, hand_over = Rooms(self._clients), tuple, _nobody_is_here
         if settings.message_queue is None:
-            return MemoryQueue(
-                self.rooms, settings, everybody, self._hand_over, obstacle=self._not_alone
-            )
+            return MemoryQueue(self.rooms, settings, everybody, hand_over, obstacle=self._not_alone)
         from .queues.redis import RedisQueue
 
-        return RedisQueue(self.rooms, settings, everybody, self._hand_over)
+        return RedisQueue(self.rooms, settings, everybody, hand_over)
+
+    def _is_forked(self) -> bool:
+        """Whether this process was forked from the one that has the clients."""
+        return self._clients_pid not in (0, os.getpid())
 
     def start(self, settings: Settings) -> None:
         """Begin to receive what other workers send to the clients of this one.
@@ -69,6 +77,7 @@ class Messenger:
         :param settings: of the app that has the clients.
         :raises RuntimeError: if there is no thread for it.
         """
+        self._clients_pid = os.getpid()
         self.queue(settings).start()
 
     def serves(self, environ: dict[str, Any]) -> None:
@@ -79,6 +88,8 @@ class Messenger:
     def _not_alone(self) -> str:
         """Say why there may be clients in other processes; nothing if there can not be any."""
         uwsgi: Any = uwsgi_module()
+        if self._is_forked():
+            return "this process was forked from the one that has the clients"
         if uwsgi is not None:
             if uwsgi.numproc > 1:
                 return f"there are {uwsgi.numproc} worker processes, each with its own clients"
@@ -121,6 +132,9 @@ class Messenger:
                 "this room has no history: set UWSGI_WEBSOCKET_HISTORY to the number of messages "
                 "to keep"
             )
+        if last is not None:
+            # Redis takes no number of any size.
+            last = min(last, queue.settings.history)
         to_json(info)
         complete = queue.join(client, room, info, last, place)
         if client not in self._clients:
@@ -143,9 +157,12 @@ class Messenger:
 
 def _id(client: Any) -> str | None:
     """Give the id of a client, or the one that was given."""
-    if client is None or isinstance(client, str):
-        return client
-    id = getattr(client, "id", None)
-    if not isinstance(id, str):
+    id = client if client is None or isinstance(client, str) else getattr(client, "id", None)
+    if (id is None and client is not None) or not isinstance(id, (str, type(None))):
         raise TypeError(f"a client or its id, not {type(client).__name__}")
-    return id
+    # What can not be UTF-8 is nobody's id, as much as any other text.
+    return id if id is None or id.isascii() else "?"
+
+
+def _nobody_is_here(*call: Any) -> None:
+    """Do nothing where there are no clients to do it for."""

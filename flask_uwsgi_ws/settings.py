@@ -23,6 +23,8 @@ LONGEST = 1_000_000
 
 
 _WHOLE = ("max_size", "max_queue", "write_limit", "room_limit", "queue_kept", "history")
+# What the names in Redis go on with, behind the prefix.
+_KINDS = {"alive", "all", "history", "presence", "room", "worker"}
 _QUEUES = re.compile(r"(rediss?|unix|rediss?\+(sentinel|cluster))://.")
 
 
@@ -117,6 +119,10 @@ class Settings:
             raise ValueError(_wrong("message_queue", scheme, kind))
         if not (isinstance(self.queue_prefix, str) and self.queue_prefix):
             raise ValueError(_wrong("queue_prefix", self.queue_prefix, "a name"))
+        if _KINDS & set(self.queue_prefix.split(":")[1:]):
+            # The names of this app could be those of another one's rooms.
+            kind = f"a name with none of {', '.join(sorted(_KINDS))} after a colon"
+            raise ValueError(_wrong("queue_prefix", self.queue_prefix, kind))
         try:
             deflate_factory(self.compression)
         except ValueError as error:

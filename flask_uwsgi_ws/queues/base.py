@@ -16,7 +16,7 @@ from ..settings import Settings
 MakeMessage = Callable[[str], Sendable]
 
 # What Redis Streams take, of 64 bits each.
-_ID = re.compile(r"([0-9]{1,19})(?:-([0-9]{1,19}))?")
+_ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 
 # Bytes of what stands in the place of an id that is not known yet.
 _PLACEHOLDER = 16
@@ -215,5 +215,5 @@ def wanted(
 
 
 def is_complete(kept: list[tuple[Place, Outgoing]], since: Place) -> bool:
-    """Tell whether a history has for sure all messages after a place."""
-    return bool(kept) and kept[0][0] <= since
+    """Tell whether a history has for sure all messages after a place, which is in it."""
+    return bool(kept) and kept[0][0] <= since <= kept[-1][0]

@@ -15,10 +15,11 @@ import contextlib
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from redis import Redis, RedisError, ResponseError
+from redis import AuthenticationError, Redis, RedisError, ResponseError
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
+from redis.exceptions import AuthorizationError, NoPermissionError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -27,6 +28,7 @@ _ClusterNode: Any = ClusterNode
 _Sentinel: Any = Sentinel
 _parse_url: Any = parse_url
 
+_LOGIN = AuthenticationError, AuthorizationError, NoPermissionError
 _PORTS = {"sentinel": 26379, "cluster": 6379}
 
 
@@ -38,13 +40,26 @@ class AwayError(Exception):
         """Make it of what was raised on the way to Redis."""
         if isinstance(error, AwayError):
             return error
+        kind = RefusedError if isinstance(error, ResponseError) else cls
+        if isinstance(error, _LOGIN):
+            hint = "see to the user and password in UWSGI_WEBSOCKET_MESSAGE_QUEUE"
+            return kind(f"Redis does not let this app do it ({error}): {hint}")
         if isinstance(error, ResponseError):
-            return RefusedError(f"Redis refuses it ({error})")
+            return kind(f"Redis refuses it ({error})")
         return cls(f"Redis does not answer ({f'{error}' or type(error).__name__})")
+
+
+# What Redis says of a key: of another type than a stream or a hash, or a stream with the last id.
+_OF_ONE_KEY = "WRONGTYPE", "the last possible ID", "ID specified in XADD"
 
 
 class RefusedError(AwayError):
     """Redis has answered that it does not."""
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is a key's own trouble, so that to wait does not help."""
+        return any(words in f"{self}" for words in _OF_ONE_KEY)
 
 
 def close(client: Any) -> None:

@@ -6,7 +6,8 @@ import json
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ..client import worker_token
 from .clients import AwayError, RefusedError
@@ -23,6 +24,8 @@ _BEAT = 3.0
 #: Seconds that the list of a room's members lasts, unless it is written again.
 PRESENCE = 3600
 _REWRITE = 1200.0
+# Rooms of which is told at once.
+_AT_ONCE = 500
 
 
 class Keeper:
@@ -34,7 +37,7 @@ class Keeper:
         self._lock = threading.Lock()
         # By room, those who have left.
         self._left: dict[str, set[str]] = {}
-        self._write_at = 0.0
+        self._write_at = self._beat_at = 0.0
 
     def forget(self, room: str, id: str) -> None:
         """A client has left a room."""
@@ -52,14 +55,13 @@ class Keeper:
         self._work.set()
 
     def run(self) -> None:
-        beat_at = 0.0
         while True:
-            due = min(beat_at, self._queue.kept_due())
+            due = min(self._beat_at, self._queue.kept_due())
             self._work.wait(max(due - time.monotonic(), 0.0))
             self._work.clear()
-            is_time = time.monotonic() >= min(beat_at, self._write_at)
+            is_time = time.monotonic() >= min(self._beat_at, self._write_at)
             if is_time:
-                beat_at = time.monotonic() + _BEAT
+                self._beat_at = time.monotonic() + _BEAT
             for step in (self._say_who_is_here, self._unwrite, self._queue.send_kept):
                 if step == self._say_who_is_here and not is_time:
                     continue
@@ -67,14 +69,14 @@ class Keeper:
                     step()
                 except RefusedError:
                     # What is said of one thing is not said of the next.
-                    self._write_at, beat_at = 0.0, time.monotonic() + _BEAT
+                    self._write_at, self._beat_at = 0.0, time.monotonic() + _BEAT
                 except AwayError:
                     # If it is lost, the listener says so, and calls when it is back.
-                    self._write_at, beat_at = 0.0, time.monotonic() + _BEAT
+                    self._write_at, self._beat_at = 0.0, time.monotonic() + _BEAT
                     break
                 except Exception:
                     _log.exception("could not tell Redis who is here")
-                    beat_at = time.monotonic() + _BEAT
+                    self._beat_at = time.monotonic() + _BEAT
                     break
 
     def _say_who_is_here(self) -> None:
@@ -83,6 +85,7 @@ class Keeper:
             self._write()
 
     def _live(self) -> None:
+        self._beat_at = time.monotonic() + _BEAT
         key = self._queue.key("alive", worker_token())
         if not self._queue.command("exists", key):
             # Others may have taken this worker for one that was killed, and its clients for gone.
@@ -91,25 +94,41 @@ class Keeper:
 
     def _write(self) -> None:
         self._write_at = time.monotonic() + _REWRITE
-        for room in self._queue.rooms.names():
+        rooms = self._queue.rooms.names()
+        for start in range(0, len(rooms), _AT_ONCE):
+            self._queue.do_all(partial(self._add, rooms[start : start + _AT_ONCE]))
+            self._beat_meanwhile()
+
+    def _add(self, rooms: list[str], pipe: Any) -> None:
+        for room in rooms:
             here = self._queue.rooms.presence(room)
             if here:
                 key = self._queue.key("presence", room)
                 values = {id: json.dumps(info) for id, info in here.items()}
-                self._queue.command("hset", key, mapping=values)
-                self._queue.command("expire", key, PRESENCE)
+                pipe.hset(key, mapping=values)
+                pipe.expire(key, PRESENCE)
 
     def _unwrite(self) -> None:
         while self._left:
             with self._lock:
-                room, ids = self._left.popitem()
-            # Some may have come again.
-            gone = ids - self._queue.rooms.presence(room).keys()
-            key = self._queue.key("presence", room)
+                left = [self._left.popitem() for _ in range(min(_AT_ONCE, len(self._left)))]
             try:
-                if gone:
-                    self._queue.command("hdel", key, *gone)
+                self._queue.do_all(partial(self._remove, left))
             except AwayError:
                 with self._lock:
-                    self._left.setdefault(room, set()).update(ids)
+                    for room, ids in left:
+                        self._left.setdefault(room, set()).update(ids)
                 raise
+            self._beat_meanwhile()
+
+    def _remove(self, left: list[tuple[str, set[str]]], pipe: Any) -> None:
+        for room, ids in left:
+            # Some may have come again.
+            gone = ids - self._queue.rooms.presence(room).keys()
+            if gone:
+                pipe.hdel(self._queue.key("presence", room), *gone)
+
+    def _beat_meanwhile(self) -> None:
+        """Say that this worker lives, while something takes longer than that may wait."""
+        if time.monotonic() >= self._beat_at:
+            self._live()

@@ -119,6 +119,8 @@ class Listener:
             # What has begun to come is waited for; without a timeout the rest of a large message
             # in TLS would be an error.
             if pubsub.connection.can_read(timeout=0):
+                # Who joins while much comes is not to wait for the end of it.
+                self._subscribe(pubsub)
                 message = pubsub.get_message(timeout=_SILENCE)
                 asked = False
                 if message is not None:
@@ -136,6 +138,8 @@ class Listener:
 
     def _subscribe(self, pubsub: Any) -> None:
         """Subscribe to the rooms that have members now, and to no others."""
+        if not self._changed:
+            return
         wanted, unwanted = [], []
         with self._lock:
             for room in self._changed:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import threading
@@ -34,6 +35,8 @@ from .clients import AwayError, RefusedError, check, close, connect
 from .keeper import ALIVE, PRESENCE, Keeper
 from .letters import Letter, decode, encode
 from .listener import Listener
+
+_log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -160,6 +163,25 @@ class RedisQueue(MessageQueue):
         """The same for a single command, by the name that its method has."""
         return self.do(lambda client: getattr(client, name)(*arguments, **options))
 
+    def do_all(self, add: Callable[[Any], None]) -> None:
+        """Ask for much at once, each for a key of its own.
+
+        :param add: puts the commands into a pipeline.
+        :raises AwayError: if Redis does not do it; not for what is one key's own trouble.
+        """
+
+        def run(client: Any) -> list[Any]:
+            with client.pipeline(transaction=False) as pipe:
+                add(pipe)
+                answers: list[Any] = pipe.execute(raise_on_error=False)
+                return answers
+
+        for answer in self.do(run):
+            if isinstance(answer, Exception):
+                refused = AwayError.because(answer)
+                if not (isinstance(refused, RefusedError) and refused.is_lasting):
+                    raise refused
+
     # Sending.
 
     def send_to(self, room: str, message: Outgoing, skip: str | None) -> str | None:
@@ -277,8 +299,19 @@ class RedisQueue(MessageQueue):
         while self.kept_due() <= time.monotonic():
             with self._sending:
                 if self._kept:
-                    self._publish(self._kept[0])
+                    self._publish_kept(self._kept[0])
                     self._kept.popleft()
+
+    def _publish_kept(self, letter: Letter) -> None:
+        try:
+            self._publish(letter)
+        except RefusedError as error:
+            if not error.is_lasting:
+                raise
+            # All others would wait behind it for ever.
+            self._kept_until = 0.0
+            self.rooms.count_lost(1)
+            _log.error("a message to %r that was kept is lost: %s", letter.channel, error)
 
     def kept_due(self) -> float:
         """Say when what was kept can be published, of ``time.monotonic()``."""
@@ -311,7 +344,8 @@ class RedisQueue(MessageQueue):
                 if wishes:
                     letters = self.read_history(room, last)
                     history = [(place, letter.message) for place, letter in letters]
-                    known = history[-1][0] if history else since or (0, 0)
+                    # Not *since*, which may be of another time: with it a client would get nothing.
+                    known = history[-1][0] if history else (0, 0)
             except AwayError as error:
                 if self._listener is not None:
                     self._keeper.write_all()

@@ -82,7 +82,8 @@ class Line(asyncio.Protocol):
             self.opened.set_exception(ConnectionError(f"ended in the handshake: {error}"))
             # Read here: nobody may be waiting for it any more.
             self.opened.exception()
-        self.ended.set_result(None)
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -187,13 +188,21 @@ class Speaker:
         self._numbers: defaultdict[str, int] = defaultdict(int)
         self._seconds = seconds
         self.paused = False
+        #: Messages of which it may still be told what became of them.
+        self.waiting: set[tuple[str, int]] = set()
 
     def next(self) -> tuple[str, int]:
         """Choose a room and a number; until more is known, that message may have been sent."""
         room = next(self._rooms)
         self._numbers[room] += 1
         self.outcomes[room, self._numbers[room]] = MAYBE, 0
+        self.waiting.add((room, self._numbers[room]))
         return room, self._numbers[room]
+
+    def told(self, room: str, number: int, outcome: str, pid: int) -> None:
+        """Take note of what became of a message."""
+        self.outcomes[room, number] = outcome, pid
+        self.waiting.discard((room, number))
 
     async def live(self) -> None:
         raise NotImplementedError
@@ -215,11 +224,12 @@ class Handler(Speaker):
                             room, number = self.next()
                             line.say(f"say {room} {self.name} {number}")
                         await asyncio.sleep(self._seconds)
+            self.waiting.clear()
             await asyncio.sleep(0.1)
 
     def _hear(self, text: str) -> None:
         _, _, room, number, outcome, pid = text.split()
-        self.outcomes[room, int(number)] = outcome, int(pid)
+        self.told(room, int(number), outcome, int(pid))
 
 
 class View(Speaker):
@@ -237,7 +247,8 @@ class View(Speaker):
                 with contextlib.suppress(OSError, TimeoutError, ValueError):
                     answer = await asyncio.wait_for(self._ask(room, number), 20)
                     outcome, pid = answer.split()
-                    self.outcomes[room, number] = outcome, int(pid)
+                    self.told(room, number, outcome, int(pid))
+                self.waiting.clear()
             await asyncio.sleep(max(self._seconds - (time.monotonic() - start), 0.001))
 
     async def _ask(self, room: str, number: int) -> str:
@@ -279,7 +290,7 @@ class Script(Speaker):
                     room, number = self.next()
                     process.stdin.write(f"{room} {number}\n".encode())
                     outcome = (await process.stdout.readline()).decode().strip()
-                    self.outcomes[room, number] = outcome, process.pid
+                    self.told(room, number, outcome, process.pid)
                 await asyncio.sleep(max(self._seconds - (time.monotonic() - start), 0.001))
         finally:
             with contextlib.suppress(ProcessLookupError):
