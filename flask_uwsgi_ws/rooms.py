@@ -164,6 +164,10 @@ class Rooms:
         """Whether a room has members in this worker."""
         return room in self._members
 
+    def has(self, client: Any, room: str) -> bool:
+        """Whether a client is in a room."""
+        return client in self._members.get(room, ())
+
     def names(self) -> list[str]:
         """Give the rooms that have members in this worker."""
         with self._lock:

@@ -377,6 +377,13 @@ def test_message_queue_that_would_decode_messages_is_refused() -> None:
         WebSocket(Flask(__name__), message_queue="redis://localhost/0?decode_responses=True")
 
 
+def test_prefix_that_could_be_the_start_of_anothers_names_is_refused() -> None:
+    # A room "room:x" of "app" would be the room "x" of this one.
+    with pytest.raises(ValueError, match="with none of alive, all, history, presence, room, work"):
+        WebSocket(Flask(__name__), queue_prefix="app:room")
+    assert WebSocket(Flask(__name__), queue_prefix="room:site:1")
+
+
 def test_who_has_another_id_than_a_clients_is_not_one() -> None:
     app = Flask(__name__)
     websocket = WebSocket(app)

@@ -222,6 +222,37 @@ def test_worker_has_two_connections_whatever_it_does(joined: Joined) -> None:
         member.ws.close()
 
 
+def test_process_that_a_worker_forked_sends_as_any_other_does(joined: Joined) -> None:
+    one = Member(joined.other, "a")
+    two = Member(joined.pair, "a")
+    told = json.loads(
+        post(joined.other, "/call-in-child", call="send_to", room="a", message="from the child")
+    )
+    assert told == {"result": None}
+    told = json.loads(
+        post(joined.other, "/call-in-child", call="send_to_client", id=one.id, message="to one")
+    )
+    assert told == {"result": True}
+    expected = [["from the child", "to one"], ["from the child"]]
+    assert up_to_end(joined.outside, one, two) == expected
+    one.ws.close()
+    two.ws.close()
+
+
+@in_its_thread_and_others
+def test_who_leaves_very_many_rooms_harms_nobody(joined: Joined) -> None:
+    with Member(joined.other):
+        post(joined.other, "/join-many/3000")
+    with Member(joined.other, "a") as other:
+        one = Member(joined.pair, "a")
+        other.do("send_to", room="a", message="hello")
+        assert joined.outside.presence("a").keys() == {one.id, other.id}
+        assert up_to_end(joined.outside, one, other) == [["hello"]] * 2
+        one.ws.close()
+    assert eventually(lambda: not joined.redis.client.keys(f"{PREFIX}:presence:*"), 20)
+    assert eventually(lambda: joined.rooms() == set(), 20)
+
+
 GARBAGE = [
     b"",
     b"junk",

@@ -241,6 +241,7 @@ def test_nothing_is_left_of_a_client_that_joins_after_its_end(site: Server) -> N
         ("join", {"room": "a", "since": "now"}, "ValueError: 'now' is not the id of a message"),
         ("join", {"room": "a", "since": "1-b"}, "ValueError: '1-b' is not the id of a message"),
         ("join", {"room": "a", "last": 1}, "ValueError: this room has no history: set UWSGI_WEBS"),
+        ("join", {"room": "a", "since": "1-" + "9" * 21}, "ValueError: '1-9999"),
         ("leave", {"room": None}, "TypeError: the name of a room is a str"),
         ("send_to", {"room": "", "message": "x"}, "ValueError: the name of a room is not empty"),
         ("send_to", {"room": "a", "message": 5}, "TypeError: a message is str, bytes,"),
@@ -258,6 +259,22 @@ def test_wrong_use_is_told(site: Server, call: str, arguments: dict[str, Any], e
             one.do(call, **arguments)
         assert str(refused.value).startswith(error)
         assert one.do("rooms") == []
+
+
+@pytest.mark.parametrize("id", ["", "?", "\ud800", "é", "x" * 100_000, "a\nb"])
+def test_what_is_nobodys_id_is_nobody(site: Server, id: str) -> None:
+    with Member(site, "a") as one:
+        assert one.do("send_to_client", id=id, message="lost") is False
+        one.do("send_to", room="a", message="for all", skip=id)
+        assert one.all_so_far() == ["for all"]
+
+
+def test_process_that_a_worker_forked_is_told_that_it_has_no_clients(site: Server) -> None:
+    with Member(site, "a") as one:
+        for call in ({"call": "send_to", "room": "a"}, {"call": "broadcast"}):
+            told = json.loads(post(site, "/call-in-child", message="from the child", **call))
+            assert told["error"].startswith("QueueError: this process was forked from the one that")
+        assert one.all_so_far() == []
 
 
 def test_sending_where_there_are_other_processes_names_the_option(mode: Mode) -> None:
@@ -338,6 +355,26 @@ def test_history_since_a_message_tells_whether_any_is_missing(remembering: Serve
         three.do("leave", room="since")
         assert three.do("join", room="since", since=ids[3])
         assert three.all_so_far() == [f"message {ids[4]}"]
+
+
+def test_history_since_what_was_never_there_is_not_complete_and_what_comes_is_sent(
+    remembering: Server,
+) -> None:
+    never = "18446744073709551615-18446744073709551615"
+    with Member(remembering) as one, Member(remembering) as two:
+        assert not one.do("join", room="never", since=never)
+        in_view(remembering, "send_to", room="never", message="first")
+        assert not two.do("join", room="never", since=never)
+        in_view(remembering, "send_to", room="never", message="second")
+        assert one.all_so_far() == ["first", "second"]
+        assert two.all_so_far() == ["second"]
+
+
+def test_last_may_be_more_than_there_can_be(remembering: Server) -> None:
+    in_view(remembering, "send_to", room="more", message="there")
+    with Member(remembering) as one:
+        assert one.do("join", room="more", last=10**30)
+        assert one.all_so_far() == ["there"]
 
 
 @pytest.mark.parametrize("none", ["", None])

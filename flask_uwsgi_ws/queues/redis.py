@@ -355,7 +355,7 @@ class RedisQueue(MessageQueue):
                         "again later"
                     ) from error
         finally:
-            if self._listener is not None and room not in self.rooms.rooms_of(client):
+            if self._listener is not None and not self.rooms.has(client, room):
                 # It has left, or ended, before Redis was told that it came.
                 self._keeper.forget(room, client.id)
             if wishes:
