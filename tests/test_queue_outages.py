@@ -260,6 +260,27 @@ def test_history_with_the_greatest_of_ids_harms_no_other(mode: Mode, redis: Redi
         one.ws.close()
 
 
+@pytest.mark.parametrize("mode", ["asyncio-thread"], indirect=True)
+def test_message_does_not_wait_for_another_one_that_redis_does_not_answer(
+    mode: Mode, redis: Redis
+) -> None:
+    with serve_joined(mode, redis.url) as server:
+        one, two = Member(server, "a"), Member(server, "a")
+        id = two.id
+        redis.stop()
+        try:
+            one.begin({"call": "send_to", "room": "a", "message": "held up"})
+            in_view(server, "send_to_client", id=id, message="not held up")
+            assert two.next() == "not held up"
+            assert not one.has_answered()
+        finally:
+            redis.go_on()
+        one.answer()
+        assert one.next() == two.next() == "held up"
+        one.ws.close()
+        two.ws.close()
+
+
 @in_threads
 def test_room_is_subscribed_while_another_is_flooded(mode: Mode, redis: Redis) -> None:
     many = 20_000

@@ -9,6 +9,7 @@ cdef int _OPEN
 cdef class AsyncioReactor(Reactor):
     cdef readonly object loop
     cdef object _ticks
+    cdef object _later
 
 
 cdef class AsyncioWebSocketClient(EventedClient):

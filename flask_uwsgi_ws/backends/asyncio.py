@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 _NOT_IN_LOOP = "receive in the connection's own loop; others can send and close"
 
 _OPEN = OPEN
+# Seconds that what comes from the message queue waits for more, while more is being sent.
+_LATER = 0.002
 
 Result = TypeVar("Result")
 
@@ -55,6 +57,7 @@ class AsyncioReactor(Reactor):
         super().__init__()
         self.loop = asyncio.get_running_loop()
         self._ticks: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self.loop.add_reader(self.poller.fileno(), self.turn)
@@ -71,6 +74,30 @@ class AsyncioReactor(Reactor):
 
     def call_soon(self) -> None:
         self.loop.call_soon(self.send_all)
+
+    def send_later(self) -> None:
+        if self._later is None:
+            self._later = self.loop.call_later(_LATER, self._send_at_last)
+
+    def _send_at_last(self) -> None:
+        self._later = None
+        self.send_all()
+
+    def expect(self) -> None:
+        """A call is under way after which more may be to send: what is to be sent waits for it."""
+        self.expecting += 1
+
+    def expect_no_more(self) -> None:
+        """That call has come back, and who made it goes on."""
+        self.expecting -= 1
+        if self._later is not None and not self.expecting:
+            # After the caller, which may make the next one.
+            self.loop.call_soon(self._send_unless_expecting)
+
+    def _send_unless_expecting(self) -> None:
+        if self._later is not None and not self.expecting:
+            self._later.cancel()
+            self._send_at_last()
 
     def call_from_thread(self) -> None:
         self.loop.call_soon_threadsafe(self.take_foreign)
@@ -792,8 +819,24 @@ class AsyncioWebSocket(WebSocket):
         return "others" if call.func == self.messenger.presence else "sends"
 
     async def _await(self, call: partial[Any]) -> Any:
-        result = await _elsewhere(self.messenger, self._pool_of(call), call)
+        if not self.messenger.queue().waits:
+            result = call()
+        else:
+            result = await self._await_queue(call)
         if self.messenger.rooms.much_was_sent():
             # A handler that only sends must let others run.
             await asyncio.sleep(0)
         return result
+
+    async def _await_queue(self, call: partial[Any]) -> Any:
+        loop = asyncio.get_running_loop()
+        kind = self._pool_of(call)
+        waiting = loop.run_in_executor(_pool(kind), call)
+        reactor = _reactor
+        if kind != "sends" or reactor is None or reactor.loop is not loop:
+            return await waiting
+        reactor.expect()
+        try:
+            return await waiting
+        finally:
+            reactor.expect_no_more()

@@ -21,6 +21,7 @@ cdef class Reactor:
     cdef readonly object pid
     cdef readonly int count
     cdef readonly bint in_turn
+    cdef readonly int expecting
     cdef list _clients
     cdef list _unsent
     cdef bint _called

@@ -70,6 +70,8 @@ class Reactor:
         self.count = 0
         #: Whether what is said now goes out at the end of a turn.
         self.in_turn = False
+        #: How many calls are under way that may be followed at once by more to send.
+        self.expecting = 0
         # By descriptor.
         self._clients: list[EventedClient | None] = []
         self._unsent: list[EventedClient] = []
@@ -83,6 +85,10 @@ class Reactor:
     def call_soon(self) -> None:
         """Have :meth:`send_all` called by the loop, in its thread, soon."""
         raise NotImplementedError
+
+    def send_later(self) -> None:
+        """Have :meth:`send_all` called in milliseconds, or when nothing is expected any more."""
+        self.send_all()
 
     def call_from_thread(self) -> None:
         """Have :meth:`take_foreign` called by the loop; from any thread."""
@@ -158,14 +164,22 @@ class Reactor:
         # Before the look, so that what is left meanwhile is seen, or called for again.
         self._foreign_called = False
         foreign = self._foreign
-        while foreign:
-            call, arguments = foreign.popleft()
-            try:
-                call(*arguments)
-            except Exception:
-                _log.exception("could not do what another thread asked for")
-        if self._unsent and not self.in_turn:
-            self.send_all()
+        in_turn = self.in_turn
+        self.in_turn = True
+        try:
+            while foreign:
+                call, arguments = foreign.popleft()
+                try:
+                    call(*arguments)
+                except Exception:
+                    _log.exception("could not do what another thread asked for")
+        finally:
+            self.in_turn = in_turn
+            if self._unsent and not in_turn:
+                if self.expecting:
+                    self.send_later()
+                else:
+                    self.send_all()
 
     def catch_up(self) -> None:
         """Do what other threads have left here, before what this one does next."""
