@@ -241,6 +241,7 @@ def test_nothing_is_left_of_a_client_that_joins_after_its_end(site: Server) -> N
         ("join", {"room": "a", "since": "now"}, "ValueError: 'now' is not the id of a message"),
         ("join", {"room": "a", "since": "1-b"}, "ValueError: '1-b' is not the id of a message"),
         ("join", {"room": "a", "last": 1}, "ValueError: this room has no history: set UWSGI_WEBS"),
+        ("join", {"room": "a", "since": "1-" + "9" * 20}, "ValueError: '1-9999"),
         ("join", {"room": "a", "since": "1-" + "9" * 21}, "ValueError: '1-9999"),
         ("leave", {"room": None}, "TypeError: the name of a room is a str"),
         ("send_to", {"room": "", "message": "x"}, "ValueError: the name of a room is not empty"),

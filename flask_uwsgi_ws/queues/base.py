@@ -15,7 +15,8 @@ from ..settings import Settings
 #: What makes a message of the id that it gets in the history of its room.
 MakeMessage = Callable[[str], Sendable]
 
-# What Redis Streams take, of 64 bits each.
+# What Redis Streams take, of 64 bits each, and what they do not.
+_NO_PLACE = 1 << 64, 0
 _ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
 
 # Bytes of what stands in the place of an id that is not known yet.
@@ -73,9 +74,10 @@ def read_place(id: str) -> Place:
     :raises ValueError: if it did not.
     """
     found = _ID.fullmatch(id) if isinstance(id, str) else None
-    if found is None:
+    place = (int(found[1]), int(found[2] or "0")) if found else _NO_PLACE
+    if max(place) >= _NO_PLACE[0]:
         raise ValueError(f"{id!r} is not the id of a message, such as '1700000000000-0'")
-    return int(found[1]), int(found[2] or "0")
+    return place
 
 
 def check_room(room: object) -> str:
@@ -215,5 +217,5 @@ def wanted(
 
 
 def is_complete(kept: list[tuple[Place, Outgoing]], since: Place) -> bool:
-    """Tell whether a history has for sure all messages after a place, which is in it."""
+    """Tell whether a history, whole or from a place on, has for sure all messages after that."""
     return bool(kept) and kept[0][0] <= since <= kept[-1][0]

@@ -30,7 +30,7 @@ from ..client import worker_token
 from ..ending import worker_end
 from ..rooms import Place
 from ..servers import threads_run
-from .base import MessageQueue, Outgoing, QueueError, is_complete, read_place, wanted
+from .base import MessageQueue, Outgoing, QueueError, is_complete, place_id, read_place, wanted
 from .clients import AwayError, RefusedError, check, close, connect
 from .keeper import ALIVE, PRESENCE, Keeper
 from .letters import Letter, decode, encode
@@ -342,7 +342,7 @@ class RedisQueue(MessageQueue):
             try:
                 self._say_present(client, room, info)
                 if wishes:
-                    letters = self.read_history(room, last)
+                    letters = self.read_history(room, last, since)
                     history = [(place, letter.message) for place, letter in letters]
                     # Not *since*, which may be of another time: with it a client would get nothing.
                     known = history[-1][0] if history else (0, 0)
@@ -376,13 +376,19 @@ class RedisQueue(MessageQueue):
 
         self.do(say)
 
-    def read_history(self, room: str, last: int | None = None) -> list[tuple[Place, Letter]]:
-        """Fetch the messages that a room remembers, or the last of them.
+    def read_history(
+        self, room: str, last: int | None = None, since: Place | None = None
+    ) -> list[tuple[Place, Letter]]:
+        """Fetch the messages that a room remembers, or the last of them, or those from a place on.
 
         :raises AwayError: if Redis does not answer.
         """
         key = self.key("history", room)
-        entries = self.command("xrevrange", key, count=last)[::-1]
+        if since is None:
+            entries = self.command("xrevrange", key, count=last)[::-1]
+        else:
+            # From there only: after a reload very many come back at once.
+            entries = self.command("xrange", key, min=place_id(since))
         found = []
         seen = set()
         for id, fields in entries:
