@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -36,6 +37,7 @@ from peers import eventually
 from redis_server import Redis
 from uwsgi_server import Server, free_port
 
+from flask_uwsgi_ws import QueueError
 from flask_uwsgi_ws.queues.base import Outgoing
 from flask_uwsgi_ws.queues.letters import Letter, encode
 
@@ -237,12 +239,73 @@ def test_kept_message_that_redis_never_takes_does_not_hold_the_others(
     redis.client.set(f"{PREFIX}:history:spoilt", "somebody else's")
     with serve_joined(mode, redis.url, history=10, queue_kept=8) as server:
         one = Member(server, "a")
-        one.do("send_to", room="spoilt", message="lost")
-        one.do("send_to", room="a", message="kept")
+        with pytest.raises(Refused, match=r"not sent: Redis refuses it.*; delete what others have"):
+            one.do("send_to", room="spoilt", message="lost")
+        redis.stop()
+        try:
+            one.do("send_to", room="spoilt", message="lost")
+            one.do("send_to", room="a", message="kept")
+        finally:
+            redis.go_on()
         assert one.next() == "kept"
         assert eventually(lambda: snapshot(server)["queue_lost"] == 1)
         assert f"a message to '{PREFIX}:room:spoilt' that was kept is lost: Redis ref" in server.log
         one.ws.close()
+
+
+@in_threads
+def test_who_comes_again_after_an_outage_is_not_told_of_what_it_was_not_there_for(
+    mode: Mode, redis: Redis
+) -> None:
+    with serve_joined(mode, redis.url) as server:
+        sender, one = outside(redis.url, PREFIX), Member(server, "a")
+        sender.send_to("a", "before")
+        assert one.next() == "before"
+        redis.kill()
+        assert is_lost(server, 1)
+        one.do("leave", room="a")
+        redis.start()
+        assert eventually(lambda: "Redis is back" in server.log)
+        for _ in range(5):
+            with contextlib.suppress(QueueError):
+                sender.send_to("a", "nobody is there")
+        one.do("join", room="a")
+        sender.send_to("a", "after")
+        assert one.next() == "after"
+        assert snapshot(server)["queue_lost"] == 0
+        one.ws.close()
+
+
+@in_threads
+def test_who_comes_again_while_much_is_on_its_way_has_lost_nothing(
+    mode: Mode, redis: Redis
+) -> None:
+    with serve_joined(mode, redis.url, room_limit=100_000_000) as server:
+        one = Member(server, "flood")
+        worker = server.worker
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            flood(redis, range(20_000))
+            one.begin({"call": "leave", "room": "flood"})
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        one.answer()
+        assert eventually(lambda: subscribers(redis, "flood") == 0)
+        flood(redis, range(20_000, 21_000))
+        one.do("join", room="flood")
+        flood(redis, range(21_000, 21_001))
+        assert eventually(lambda: one.all_so_far()[-1:] == ["21000"])
+        assert snapshot(server)["queue_lost"] == 0
+        one.ws.close()
+
+
+def flood(redis: Redis, numbers: range) -> None:
+    """Publish numbered messages to a room, all at once."""
+    with redis.client.pipeline(transaction=False) as pipe:
+        for number in numbers:
+            message = Letter("", Outgoing(False, b"%d" % number), None, tag="t", number=number)
+            pipe.publish(f"{PREFIX}:room:flood", b"\n" + encode(message, "sender"))
+        pipe.execute()
 
 
 @in_threads
@@ -289,11 +352,7 @@ def test_room_is_subscribed_while_another_is_flooded(mode: Mode, redis: Redis) -
         worker = server.worker
         os.kill(worker, signal.SIGSTOP)
         try:
-            with redis.client.pipeline(transaction=False) as pipe:
-                for number in range(many):
-                    message = Letter("", Outgoing(False, b"x"), None, tag="t", number=number)
-                    pipe.publish(f"{PREFIX}:room:flood", b"\n" + encode(message, "sender"))
-                pipe.execute()
+            flood(redis, range(many))
         finally:
             os.kill(worker, signal.SIGCONT)
         late.begin({"call": "join", "room": "quiet"})

@@ -19,7 +19,12 @@ from redis import AuthenticationError, Redis, RedisError, ResponseError
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import parse_url
-from redis.exceptions import AuthorizationError, NoPermissionError
+from redis.exceptions import (
+    AuthorizationError,
+    ClusterError,
+    NoPermissionError,
+    RedisClusterException,
+)
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -28,6 +33,8 @@ _ClusterNode: Any = ClusterNode
 _Sentinel: Any = Sentinel
 _parse_url: Any = parse_url
 
+#: What is raised where Redis can not be had; that a cluster can not is no RedisError.
+FAILURES: tuple[type[Exception], ...] = (RedisError, RedisClusterException, OSError)
 _LOGIN = AuthenticationError, AuthorizationError, NoPermissionError
 _PORTS = {"sentinel": 26379, "cluster": 6379}
 
@@ -40,11 +47,13 @@ class AwayError(Exception):
         """Make it of what was raised on the way to Redis."""
         if isinstance(error, AwayError):
             return error
-        kind = RefusedError if isinstance(error, ResponseError) else cls
+        # Of a cluster that is changing its masters it is no more than that it is away.
+        refuses = isinstance(error, ResponseError) and not isinstance(error, ClusterError)
+        kind = RefusedError if refuses else cls
         if isinstance(error, _LOGIN):
             hint = "see to the user and password in UWSGI_WEBSOCKET_MESSAGE_QUEUE"
             return kind(f"Redis does not let this app do it ({error}): {hint}")
-        if isinstance(error, ResponseError):
+        if refuses:
             return kind(f"Redis refuses it ({error})")
         return cls(f"Redis does not answer ({f'{error}' or type(error).__name__})")
 
@@ -64,7 +73,7 @@ class RefusedError(AwayError):
 
 def close(client: Any) -> None:
     """Close a client, whose connection may be lost already."""
-    with contextlib.suppress(RedisError, OSError):
+    with contextlib.suppress(*FAILURES):
         client.close()
 
 
@@ -99,7 +108,7 @@ def connect(url: str, timeout: float) -> Any:
     :param url: where to.
     :param timeout: seconds that Redis may take to answer.
     :raises ValueError: for a URL that can not be read.
-    :raises redis.RedisError: if a cluster can not be reached.
+    :raises redis.exceptions.RedisClusterException: if a cluster can not be reached.
     """
     options: dict[str, Any] = {
         "socket_timeout": timeout,

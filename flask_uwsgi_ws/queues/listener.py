@@ -64,11 +64,13 @@ class Listener:
     def need(self, room: str) -> None:
         """Wait until a room is subscribed, if Redis is there."""
         with self._lock:
-            if room in self._confirmed or self.why:
+            if room in self._confirmed:
                 return
-            waiting = self._waiting.setdefault(room, threading.Event())
+            waiting = None if self.why else self._waiting.setdefault(room, threading.Event())
+        # Also while Redis is lost: it may be just about to be back.
         self.look_at(room)
-        waiting.wait(_PATIENCE)
+        if waiting is not None:
+            waiting.wait(_PATIENCE)
 
     def look_at(self, room: str) -> None:
         """See whether a room is to be subscribed, or not any more."""
@@ -151,12 +153,14 @@ class Listener:
                     self._subscribed.add(room)
                     self._pending[room] = self._pending.get(room, 0) + 1
                     wanted.append(self._queue.key("room", room))
-                elif not here and room in self._subscribed:
-                    self._subscribed.remove(room)
-                    self._confirmed.discard(room)
+                elif not here:
+                    # Also of one that was left while Redis was lost.
                     self._places.pop(room, None)
                     self._heard.pop(self._queue.key("room", room), None)
-                    unwanted.append(self._queue.key("room", room))
+                    if room in self._subscribed:
+                        self._subscribed.remove(room)
+                        self._confirmed.discard(room)
+                        unwanted.append(self._queue.key("room", room))
             self._changed.clear()
         if unwanted:
             pubsub.unsubscribe(*unwanted)
@@ -228,9 +232,13 @@ class Listener:
             _log.warning("ignored what somebody else published to %r", channel)
             return
         letter, sender = found
+        prefix = self._queue.key("room", "")
+        room = channel.removeprefix(prefix)
+        # What was on its way when the last member left is nobody's, though others may have come.
+        if channel.startswith(prefix) and (room not in self._subscribed or room in self._pending):
+            return
         if place is not None:
-            room = channel.removeprefix(self._queue.key("room", ""))
-            if room not in self._subscribed or place <= self._places.get(room, (0, 0)):
+            if place <= self._places.get(room, (0, 0)):
                 return
             self._places[room] = place
         # What this worker itself has published its clients have had from there.

@@ -31,7 +31,7 @@ from ..ending import worker_end
 from ..rooms import Place
 from ..servers import threads_run
 from .base import MessageQueue, Outgoing, QueueError, is_complete, place_id, read_place, wanted
-from .clients import AwayError, RefusedError, check, close, connect
+from .clients import FAILURES, AwayError, RefusedError, check, close, connect
 from .keeper import ALIVE, PRESENCE, Keeper
 from .letters import Letter, decode, encode
 from .listener import Listener
@@ -114,7 +114,7 @@ class RedisQueue(MessageQueue):
     def close(self) -> None:
         # Maybe in a thread of its own: not with the connection of others. Without this they see
         # in some seconds that the worker is not there any more.
-        with contextlib.suppress(RedisError, OSError):
+        with contextlib.suppress(*FAILURES):
             client = connect(self._url, _FAREWELL)
             client.delete(self.key("alive", worker_token()))
             client.close()
@@ -138,10 +138,11 @@ class RedisQueue(MessageQueue):
             if came < self._failed_at:
                 raise AwayError(self._why)
             try:
-                if self._is_stale and self._client is not None:
+                if self._is_stale:
+                    self._is_stale = False
                     client, self._client = self._client, None
-                    close(client)
-                self._is_stale = False
+                    if client is not None:
+                        close(client)
                 if self._client is None:
                     self._client = connect(self._url, _TIMEOUT)
                     self._remember = self._client.register_script(_REMEMBER)
@@ -151,9 +152,10 @@ class RedisQueue(MessageQueue):
                 client, self._client = self._client, None
                 if client is not None:
                     close(client)
-                if isinstance(error, (RedisError, OSError)):
+                if isinstance(error, FAILURES):
                     away = AwayError.because(error)
-                    if not isinstance(away, RefusedError):
+                    # Of a connection from before Redis was back it says nothing about that.
+                    if not isinstance(away, RefusedError) and not self._is_stale:
                         self._failed_at, self._why = time.monotonic(), f"{away}"
                         self._paused_until = self._failed_at + _PAUSE
                     raise away from error
@@ -170,17 +172,18 @@ class RedisQueue(MessageQueue):
         :raises AwayError: if Redis does not do it; not for what is one key's own trouble.
         """
 
-        def run(client: Any) -> list[Any]:
+        def run(client: Any) -> None:
+            if "+cluster:" in self._url:
+                # Its pipeline tries each command again by itself, however many seconds that takes.
+                add(_OneByOne(client))
+                return
             with client.pipeline(transaction=False) as pipe:
                 add(pipe)
-                answers: list[Any] = pipe.execute(raise_on_error=False)
-                return answers
+                for answer in pipe.execute(raise_on_error=False):
+                    if isinstance(answer, Exception):
+                        _raise_unless_lasting(answer)
 
-        for answer in self.do(run):
-            if isinstance(answer, Exception):
-                refused = AwayError.because(answer)
-                if not (isinstance(refused, RefusedError) and refused.is_lasting):
-                    raise refused
+        self.do(run)
 
     # Sending.
 
@@ -218,8 +221,10 @@ class RedisQueue(MessageQueue):
                 return None
             try:
                 return self._publish(letter)
-            except AwayError:
-                self._keep(letter)
+            except AwayError as error:
+                # What will never go is not kept, and its sender is told.
+                lasting = isinstance(error, RefusedError) and error.is_lasting
+                self._keep(letter, may_wait=not lasting)
                 return None
 
     def _is_away(self) -> bool:
@@ -239,8 +244,9 @@ class RedisQueue(MessageQueue):
             count: int = self.command("publish", letter.channel, b"\n" + data)
         except RefusedError as error:
             self._why, letter.tried = f"{error}", tried
-            # What is kept is tried again a little later; all else may go on.
-            self._kept_until = time.monotonic() + _PAUSE
+            if not error.is_lasting:
+                # What is kept is tried again a little later; all else may go on.
+                self._kept_until = time.monotonic() + _PAUSE
             raise
         if not letter.delivered:
             self._deliver_here(letter)
@@ -260,12 +266,14 @@ class RedisQueue(MessageQueue):
         else:
             self.deliver_to_all(letter.message, letter.skip)
 
-    def _keep(self, letter: Letter) -> None:
+    def _keep(self, letter: Letter, may_wait: bool = True) -> None:
         """Do what is to be done with a letter that can not be published now.
 
+        :param may_wait: whether it may be published later.
         :raises QueueError: if it is not kept.
         """
-        is_kept = self._listener is not None and len(self._kept) < self.settings.queue_kept
+        has_place = self._listener is not None and len(self._kept) < self.settings.queue_kept
+        is_kept = may_wait and has_place
         if self.settings.queue_local and not letter.delivered:
             if letter.room and self._history and (is_kept or letter.tried):
                 self._expect_ahead(letter)
@@ -277,6 +285,8 @@ class RedisQueue(MessageQueue):
         reached = "only members in this worker got it" if self.settings.queue_local else "not sent"
         if letter.tried:
             reached += ", or it was, and the answer was lost"
+        if not may_wait:
+            raise QueueError(f"{reached}: {self._why}; delete what others have written to that key")
         raise QueueError(
             f"{reached}: {self._why}; send it again later, or set "
             f"UWSGI_WEBSOCKET_QUEUE_KEPT (it is {self.settings.queue_kept}) to the number of "
@@ -309,7 +319,6 @@ class RedisQueue(MessageQueue):
             if not error.is_lasting:
                 raise
             # All others would wait behind it for ever.
-            self._kept_until = 0.0
             self.rooms.count_lost(1)
             _log.error("a message to %r that was kept is lost: %s", letter.channel, error)
 
@@ -461,6 +470,30 @@ class RedisQueue(MessageQueue):
         # From a history everybody gets them, whenever they come back.
         self._kept_until = 0.0 if self._history else time.monotonic() + _GRACE
         self._keeper.write_all()
+
+
+class _OneByOne:
+    """Has the commands of a pipeline done at once, each by itself."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        command = getattr(self._client, name)
+
+        def run(*arguments: Any, **options: Any) -> None:
+            try:
+                command(*arguments, **options)
+            except RedisError as error:
+                _raise_unless_lasting(error)
+
+        return run
+
+
+def _raise_unless_lasting(error: Exception) -> None:
+    refused = AwayError.because(error)
+    if not (isinstance(refused, RefusedError) and refused.is_lasting):
+        raise error
 
 
 def _read_members(found: Mapping[bytes, bytes]) -> Iterator[tuple[str, Any]]:
