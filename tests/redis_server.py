@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from peers import eventually
 from uwsgi_server import free_port, wait_for_port
 
 
@@ -69,3 +71,51 @@ class Redis:
         return {
             name.decode().removeprefix(prefix) for name in self.client.pubsub_channels(f"{prefix}*")
         }
+
+
+class Cluster:
+    """A Redis Cluster of three masters, each of which has a third of the keys.
+
+    :param folder: of its own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self.nodes: list[Redis] = []
+
+    def __enter__(self) -> Cluster:
+        with ExitStack() as stack:
+            for number in range(3):
+                folder = self._folder / f"{number}"
+                folder.mkdir()
+                # The bus has a port of its own, which is 10000 more by default.
+                options = ["--cluster-enabled", "yes", "--cluster-port", f"{free_port()}"]
+                options += ["--cluster-node-timeout", "1000"]
+                self.nodes.append(stack.enter_context(Redis(folder, *options)))
+            hosts = [f"127.0.0.1:{node.port}" for node in self.nodes]
+            self.url = f"redis+cluster://{','.join(hosts)}"
+            self._cli("--cluster", "create", *hosts, "--cluster-yes")
+            assert self.is_in_state("ok")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def is_in_state(self, state: str) -> bool:
+        """Wait until all nodes that run say *state*, ``ok`` or ``fail``."""
+        running = [node for node in self.nodes if node.process.poll() is None]
+
+        def agree() -> bool:
+            answers = [self._cli("-p", f"{node.port}", "cluster", "info") for node in running]
+            return all(f"cluster_state:{state}" in answer for answer in answers)
+
+        return eventually(agree, 30)
+
+    @staticmethod
+    def _cli(*arguments: str) -> str:
+        program = shutil.which("redis-cli")
+        assert program is not None
+        run = subprocess.run([program, *arguments], check=True, capture_output=True, timeout=60)
+        return run.stdout.decode()

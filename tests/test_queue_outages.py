@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -34,7 +32,7 @@ from members import (
 )
 from modes import BACKENDS, MODES, Mode
 from peers import eventually
-from redis_server import Redis
+from redis_server import Cluster, Redis
 from uwsgi_server import Server, free_port
 
 from flask_uwsgi_ws import QueueError
@@ -54,6 +52,12 @@ in_greenlets = pytest.mark.parametrize("mode", ["gevent"], indirect=True)
 def redis(tmp_path: Path) -> Iterator[Redis]:
     with Redis(tmp_path) as server:
         yield server
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with Cluster(tmp_path) as cluster:
+        yield cluster
 
 
 def serve_joined(mode: Mode, url: str, *options: str, **settings: Any) -> Server:
@@ -788,65 +792,100 @@ def test_sentinel_that_moves_the_master(tmp_path: Path) -> None:
             member.ws.close()
 
 
-def test_cluster(tmp_path: Path) -> None:
-    program = shutil.which("redis-cli")
-    assert program is not None
-    with ExitStack() as stack:
-        nodes = []
-        for number in range(3):
-            folder = tmp_path / f"{number}"
-            folder.mkdir()
-            # The bus has a port of its own, which is 10000 more by default.
-            bus = ["--cluster-port", f"{free_port()}"]
-            nodes.append(stack.enter_context(Redis(folder, "--cluster-enabled", "yes", *bus)))
-        hosts = [f"127.0.0.1:{node.port}" for node in nodes]
-        subprocess.run(
-            [program, "--cluster", "create", *hosts, "--cluster-yes"],
-            check=True,
-            capture_output=True,
-            timeout=60,
-        )
-
-        def is_up() -> bool:
-            return all(b"cluster_state:ok" in raw_info(node) for node in nodes)
-
-        assert eventually(is_up, 30)
-        url = f"redis+cluster://{','.join(hosts)}"
-        with serve_joined(THREADS, url, "--processes", "2", history=10) as server:
-            members = one_in_each_worker(server, 2, "a")
-            one, two = members
-            sender = outside(url, PREFIX, history=10)
-            # Their keys are on several nodes, from each of which messages take their own time.
-            for room in ("a", "b", "c", "d", "e"):
-                two.do("join", room=room)
-                id = one.do("send_to", room=room, message=f"first to {room}")
-                sender.send_to(room, f"second to {room}")
-                expected = [f"first to {room}", f"second to {room}"]
-                assert two.take(2) == expected
-                with Member(server) as late:
-                    assert late.do("join", room=room, since=id)
-                    assert late.next() == expected[1]
-                assert two.id in sender.presence(room)
-            assert one.do("send_to_client", id=two.id, message="to two")
-            assert two.next() == "to two"
-            one.do("broadcast", message="to all")
-            assert two.next() == "to all"
-            one.do("send_many", room="b", sender="many", first=0, last=200)
-            assert two.take(200) == [f"many {number}" for number in range(200)]
-        with serve_joined(THREADS, url, "--processes", "2") as server:
-            members = one_in_each_worker(server, 2, "a")
-            one, two = members
-            one.do("send_many", room="a", sender="many", first=0, last=200)
-            assert two.take(200) == [f"many {number}" for number in range(200)]
-            assert snapshot_of(server, two.pid)["queue_lost"] == 0
-            assert "Traceback" not in server.log
-            for member in members:
-                member.ws.close()
+def test_cluster(cluster: Cluster) -> None:
+    with serve_joined(THREADS, cluster.url, "--processes", "2", history=10) as server:
+        members = one_in_each_worker(server, 2, "a")
+        one, two = members
+        sender = outside(cluster.url, PREFIX, history=10)
+        # Their keys are on several nodes, from each of which messages take their own time.
+        for room in ("a", "b", "c", "d", "e"):
+            two.do("join", room=room)
+            id = one.do("send_to", room=room, message=f"first to {room}")
+            sender.send_to(room, f"second to {room}")
+            expected = [f"first to {room}", f"second to {room}"]
+            assert two.take(2) == expected
+            with Member(server) as late:
+                assert late.do("join", room=room, since=id)
+                assert late.next() == expected[1]
+            assert two.id in sender.presence(room)
+        assert one.do("send_to_client", id=two.id, message="to two")
+        assert two.next() == "to two"
+        one.do("broadcast", message="to all")
+        assert two.next() == "to all"
+        one.do("send_many", room="b", sender="many", first=0, last=200)
+        assert two.take(200) == [f"many {number}" for number in range(200)]
+    with serve_joined(THREADS, cluster.url, "--processes", "2") as server:
+        members = one_in_each_worker(server, 2, "a")
+        one, two = members
+        one.do("send_many", room="a", sender="many", first=0, last=200)
+        assert two.take(200) == [f"many {number}" for number in range(200)]
+        assert snapshot_of(server, two.pid)["queue_lost"] == 0
+        assert "Traceback" not in server.log
+        for member in members:
+            member.ws.close()
 
 
-def raw_info(node: Redis) -> bytes:
-    program = shutil.which("redis-cli")
-    assert program is not None
-    return subprocess.run(
-        [program, "-p", f"{node.port}", "cluster", "info"], capture_output=True, timeout=10
-    ).stdout
+def test_cluster_that_is_away(cluster: Cluster) -> None:
+    with serve_joined(THREADS, cluster.url, "--processes", "2", queue_local=True) as server:
+        one, two = one_in_each_worker(server, 2, "a")
+        for node in cluster.nodes:
+            node.kill()
+        assert is_lost(server, 2)
+        for call, where in ("send_to", {"room": "a"}), ("broadcast", {}):
+            with pytest.raises(Refused, match="only members in this worker got it"):
+                one.do(call, message=call, **where)
+            assert one.next() == call
+        with pytest.raises(Refused, match="who is there can not be told"):
+            one.do("presence", room="a")
+        with serve_joined(THREADS, cluster.url) as begun, Member(begun, "a"):
+            assert is_lost(begun, 1)
+            assert "Traceback" not in begun.log
+        # Who joins meanwhile is a member when it is back.
+        assert one.do("join", room="b")
+        assert two.do("join", room="c")
+        for node in cluster.nodes:
+            node.start()
+        assert cluster.is_in_state("ok")
+        assert eventually(lambda: know_that_it_is_back(server), 20)
+        assert eventually(lambda: reaches(two, "b"), 20)
+        assert one.next() == "is back"
+        assert eventually(lambda: reaches(one, "c"), 20)
+        assert two.next() == "is back"
+        there = {one.id, two.id}
+        assert eventually(lambda: one.do("presence", room="a").keys() == there, 20)
+        assert "Traceback" not in server.log
+        for member in (one, two):
+            member.ws.close()
+
+
+def test_cluster_that_lacks_a_master(cluster: Cluster) -> None:
+    with serve_joined(THREADS, cluster.url, "--processes", "2", history=10) as server:
+        members = one_in_each_worker(server, 2, "a")
+        one, two = members
+        id = one.do("send_to", room="a", message="first")
+        cluster.nodes[2].kill()
+        assert cluster.is_in_state("fail")
+        # Redis says CLUSTERDOWN, which is no more lasting than that it does not answer.
+        for room in ("a", "b", "c", "d"):
+            with pytest.raises(Refused, match="not sent"):
+                one.do("send_to", room=room, message="lost")
+            with pytest.raises(Refused, match="history of the room can not be had"):
+                two.do("join", room=room, last=5)
+        cluster.nodes[2].start()
+        assert cluster.is_in_state("ok")
+        assert eventually(lambda: reaches(one, "a"), 20)
+        assert eventually(lambda: reaches(one, "d"), 20)
+        with Member(server) as late:
+            # What the master that was killed had in its memory is gone.
+            late.do("join", room="a", since=id)
+        assert "Traceback" not in server.log
+        for member in members:
+            member.ws.close()
+
+
+def reaches(sender: Member, room: str) -> bool:
+    try:
+        sender.do("send_to", room=room, message="is back")
+    except Refused:
+        return False
+    return True

@@ -67,13 +67,12 @@ class Keeper:
                     continue
                 try:
                     step()
-                except RefusedError:
-                    # What is said of one thing is not said of the next.
+                except AwayError as error:
                     self._write_at, self._beat_at = 0.0, time.monotonic() + _BEAT
-                except AwayError:
-                    # If it is lost, the listener says so, and calls when it is back.
-                    self._write_at, self._beat_at = 0.0, time.monotonic() + _BEAT
-                    break
+                    # If it is lost, the listener says so, and calls when it is back. What it
+                    # refuses of one thing it may do of the next.
+                    if not isinstance(error, RefusedError):
+                        break
                 except Exception:
                     _log.exception("could not tell Redis who is here")
                     self._beat_at = time.monotonic() + _BEAT

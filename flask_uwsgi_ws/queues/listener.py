@@ -18,7 +18,7 @@ from redis import RedisError
 from ..client import worker_token
 from ..rooms import Place
 from .base import read_place
-from .clients import AwayError, RefusedError, close
+from .clients import FAILURES, AwayError, RefusedError, close
 from .letters import Letter, decode
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ class Listener:
                 "Redis is lost: %s; until it is back, clients get no messages of other workers",
                 error,
                 # What is no trouble with Redis is one of ours.
-                exc_info=None if isinstance(error, (RedisError, OSError, AwayError)) else error,
+                exc_info=None if isinstance(error, (*FAILURES, AwayError)) else error,
             )
         with self._lock:
             waiting, self._waiting = list(self._waiting.values()), {}
