@@ -369,8 +369,9 @@ async def churn(site: Site, arguments: argparse.Namespace) -> None:
     rooms = [f"room{number}" for number in range(arguments.rooms)]
     memory: list[dict[int, int]] = []
     seconds = arguments.minutes * 60
-    early = seconds * max(1 / 6, min(1 / 2, 90 / seconds))
-    for length in (early, seconds - early):
+    # Until all that is made once has been made.
+    early = seconds * max(1 / 4, min(1 / 2, 150 / seconds))
+    for length in (early, *[(seconds - early) / 3] * 3):
         site.speakers = speakers(site, rooms, arguments.rate, 0)
         restless = [
             Restless(
@@ -397,7 +398,7 @@ async def churn(site: Site, arguments: argparse.Namespace) -> None:
             now |= await asyncio.to_thread(trimmed, server, 2)
         memory.append(now)
         print(f"  MiB: {', '.join(f'{rss / 2**20:.1f}' for rss in now.values())}", flush=True)
-    for pid, after in memory[1].items():
+    for pid, after in memory[-1].items():
         growth = after / memory[0].get(pid, 1) - 1
         if growth > MOST_GROWTH:
             site.wrong.append(f"the memory of worker {pid} grew by {growth:.1%}")
