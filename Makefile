@@ -12,10 +12,11 @@ FUZZ_PYTHON ?= 3.12
 BEHAVIOUR := $(addprefix tests/test_,behaviour.py faults.py flask_features.py limits.py processes.py asyncio.py \
     gevent.py handshake.py)
 OPERATIONS := $(addprefix tests/test_,cli.py configs.py cross_site.py docs.py ending.py ending_handlers.py hostile.py \
-    idle.py install.py outages.py queue_outages.py reload.py rooms_run.py) $(wildcard tests/test_example*.py)
+    idle.py install.py outages.py queue_outages.py reload.py rooms_run.py servers.py) \
+    $(wildcard tests/test_example*.py tests/test_compat*.py)
 # Most tests wait most of the time.
 PARALLEL := --numprocesses 4 --dist worksteal
-SOURCES := setup.py pyproject.toml $(wildcard $(addprefix flask_uwsgi_ws/,*.p* backends/*.p* queues/*.p*))
+SOURCES := setup.py pyproject.toml $(wildcard $(addprefix flask_uwsgi_ws/,*.p* backends/*.p* compat/*.p* queues/*.p*))
 
 .PHONY: run test test-uncompiled test-operations test-all smoke style types coverage docs conformance \
     conformance-quick bench bench-quick bench-workers bench-rooms idle reload rooms screenshots soak fuzz \
@@ -33,7 +34,7 @@ test-uncompiled: .venv/tools .venv/installed build/uncompiled/installed build/py
 
 # The ends of workers, reloads, outages, hostile clients, proxies, configurations, uWSGI's build and
 # the examples in a browser, on the compiled form.
-test-operations: .venv/tools .venv/installed
+test-operations: .venv/tools .venv/installed build/gunicorn-eventlet/installed
 	$(BIN)/pytest $(PARALLEL) $(OPERATIONS)
 
 # The behavioural suite of every backend and mode on the other Pythons, and a short form of it.
@@ -50,7 +51,7 @@ style: .venv/tools
 types: .venv/tools .venv/installed
 	$(BIN)/mypy
 
-coverage: .venv/tools .venv/installed build/pyuwsgi/installed build/py3.13/installed $(FORMS:%=build/%/installed)
+coverage: .venv/tools .venv/installed build/pyuwsgi/installed build/gunicorn-eventlet/installed build/py3.13/installed $(FORMS:%=build/%/installed)
 	FORMS="$(FORMS)" tests/coverage
 
 # From the uncompiled form, since the compiled one has lost the comments on its attributes.
@@ -173,6 +174,11 @@ build/asan/installed: .venv/tools $(SOURCES)
 	find build/asan -name '*.so' -delete
 	cd build/asan && CFLAGS="-fsanitize=address -fno-omit-frame-pointer -O1 -g" \
 	    $(CURDIR)/$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
+
+# The last gunicorn that has a worker for eventlet.
+build/gunicorn-eventlet/installed: .venv/bin/python
+	$(BIN)/pip install --quiet --target build/gunicorn-eventlet 'gunicorn<26'
 	touch $@
 
 build/pyuwsgi/installed: .venv/bin/python

@@ -28,7 +28,7 @@ COMPILED = (
     "poller.pyx",
     "texts.pyx",
 )
-GEVENT = ("greenlets.pyx", "backends/gevent.py")
+GREENLETS = ("greenlets.pyx", "backends/hubs.py", "backends/gevent.py")
 
 
 def extensions() -> list[Extension]:
@@ -46,9 +46,9 @@ def extensions() -> list[Extension]:
     try:
         import greenlet
     except ImportError:
-        print("greenlet is not here: installing without the compiled gevent backend")
+        print("greenlet is not here: installing without the compiled backend for greenlets")
     else:
-        paths += GEVENT
+        paths += GREENLETS
         include.append(os.path.dirname(os.path.dirname(greenlet.__file__)))
     trace = wanted == "trace"
     modules = [

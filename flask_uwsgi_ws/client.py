@@ -578,6 +578,8 @@ def keep_environ(environ: Mapping[str, Any]) -> dict[str, Any]:
         if name != "werkzeug.request"
     }
     kept["wsgi.input"] = io.BytesIO()
+    # eventlet leaves it out where there is none.
+    kept.setdefault("QUERY_STRING", "")
     return kept
 
 

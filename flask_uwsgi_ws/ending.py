@@ -160,7 +160,7 @@ class WorkerEnd:
                 with self._lock:
                     self._leaving = True
                 signals.take_back()
-                self._begin(SERVICE_RESTART if has_master() else GOING_AWAY)
+                self.begin(SERVICE_RESTART if has_master() else GOING_AWAY)
                 self._let_end(0)
                 while not (self._done or self._hurried):
                     # gevent's, where its loop has to go on meanwhile.
@@ -178,7 +178,7 @@ class WorkerEnd:
         if self.code:
             self._hurry(number)
             return
-        self._begin(close_code(number))
+        self.begin(close_code(number))
         # uWSGI's graceful end waits at uwsgi.atexit, but for the asyncio engine's, which ends at
         # once, as all others do.
         graceful = number == signal.SIGHUP and self._loop is None
@@ -232,7 +232,8 @@ class WorkerEnd:
 
     # The end.
 
-    def _begin(self, code: int) -> None:
+    def begin(self, code: int) -> None:
+        """Accept no more connections, and know with which code those that are here end."""
         with self._lock:
             if not self.code:
                 self._began_at = time.monotonic()
@@ -249,7 +250,7 @@ class WorkerEnd:
     def _wait_for_order(self) -> None:
         self._ordered.acquire()
         try:
-            _close_all(list(self._registries), self.code)
+            close_all(list(self._registries), self.code)
             for call in self._last_calls:
                 call()
         except Exception:
@@ -281,7 +282,15 @@ class WorkerEnd:
         os._exit(_RELOADED if self.code == SERVICE_RESTART else _STOPPED)
 
 
-def _close_all(registries: list[Clients], code: int) -> None:
+def close_all(
+    registries: list[Clients], code: int, wait: Callable[[float], object] = pause
+) -> None:
+    """Tell all clients, and wait for their handlers.
+
+    :param registries: who they are.
+    :param code: the close code.
+    :param wait: lets some seconds pass.
+    """
     start = time.monotonic()
     clients = [client for each in registries for client in each]
     window = max((each.close_window for each in registries), default=0.0)
@@ -301,10 +310,10 @@ def _close_all(registries: list[Clients], code: int) -> None:
                 left.append((when, client))
         due = left
         if due:
-            pause(_MOMENT)
+            wait(_MOMENT)
     deadline = start + window + patience
     while any(each or each.expected for each in registries) and time.monotonic() < deadline:
-        pause(_MOMENT)
+        wait(_MOMENT)
     for client in clients:
         if client.connected:
             # Its event loop is stuck.

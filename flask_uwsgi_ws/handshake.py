@@ -184,7 +184,12 @@ def negotiate(environ: Mapping[str, Any], settings: Settings) -> Answer:
             f"a WebSocket is opened with GET, not {method}",
             [("Allow", "GET")],
         )
-    if environ.get("SERVER_PROTOCOL") == "HTTP/1.0" and "HTTP_UPGRADE" in environ:
+    if (
+        environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
+        and "HTTP_UPGRADE" in environ
+        # eventlet says so of all requests.
+        and "eventlet.input" not in environ
+    ):
         return refusal(
             HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
             "a WebSocket needs HTTP/1.1; behind nginx, set proxy_http_version 1.1",

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import contextvars
 import os
+import selectors
 from collections.abc import Callable
 from typing import Any
 
 from .servers import loop_engine, uwsgi_module
+from .unpatched import unpatched
 
 #: Environment variable that forbids uvloop with ``0``.
 UVLOOP = "FLASK_UWSGI_WS_UVLOOP"
@@ -39,7 +41,8 @@ def _make_loop() -> asyncio.AbstractEventLoop:
         else:
             _need_descriptors(_UVLOOPS)
             return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
+    # Not the selector that gevent or eventlet has put in the place of it.
+    return asyncio.SelectorEventLoop(unpatched(selectors, "DefaultSelector")())
 
 
 def _need_descriptors(count: int) -> None:

@@ -19,7 +19,7 @@ from .contexts import ConnectionContext
 from .ending import reason, worker_end
 from .exceptions import ConnectionClosed
 from .handshake import Answer, Handshake, is_handshake, negotiate, refusal
-from .leaving import tell_at_exit
+from .leaving import tell_at_end
 from .logs import log_closed, log_opened
 from .servers import (
     TEST_FAILED,
@@ -213,7 +213,7 @@ class BaseMiddleware:
         if isinstance(taken, Answer):
             clients.expect_no_more()
         elif taken.release is not None:
-            tell_at_exit(clients)
+            tell_at_end(clients)
         return taken
 
     def ask_app(
@@ -232,15 +232,15 @@ class BaseMiddleware:
         """
         return context.open(handshake, self.websocket.hooks)
 
-    def make_client(self, opening: Opening) -> Any:
+    def make_client(self, opening: Opening, client_class: type[Any] | None = None) -> Any:
         """Make the client of a connection, which is one of ``websocket.clients`` from here on.
 
         :param opening: what it is made of.
-        :returns: one of the class :attr:`client`.
+        :param client_class: where it is not :attr:`client`.
         """
         clients = self.websocket.clients
         try:
-            client: Any = self.client(*opening[:5])
+            client: Any = (client_class or self.client)(*opening[:5])
             client.route = opening.route
             client.messenger = self.websocket.messenger
             clients.add(client)

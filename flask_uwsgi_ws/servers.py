@@ -5,7 +5,8 @@ that keeps the connection, and it is the package's from then on. None of
 uWSGI's request-bound functions may be called after the hand-over.
 
 Other servers shut the connection down when the request ends, so that the request has to last
-as long as the handler. They put the socket into the environ.
+as long as the handler: Werkzeug's, gunicorn, gevent's and eventlet's. Each has a place for the
+socket in the environ.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import importlib
 import io
 import os
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from types import ModuleType
@@ -28,7 +30,14 @@ from .unpatched import unpatched
 #: exception of the handler.
 TEST_SOCKET, TEST_FAILED = "flask_uwsgi_ws.socket", "flask_uwsgi_ws.failed"
 
-_WERKZEUG_SOCKET = "werkzeug.socket"
+# Where Werkzeug and gunicorn have it.
+_WERKZEUG_SOCKET, _GUNICORN_SOCKET = "werkzeug.socket", "gunicorn.socket"
+_NO_SOCKET = (
+    "this server (waitress is one) does not give its connections away; start the app with the "
+    "uwsgi command, app.run(), flask run, gunicorn --threads, gevent.pywsgi or eventlet"
+)
+# Where eventlet has what it reads the request from.
+_EVENTLET_INPUT = "eventlet.input"
 
 
 class Handover(NamedTuple):
@@ -100,6 +109,21 @@ def threads_beside(engine: str) -> str:
     return f"threads and {engine} exclude each other in uWSGI, which crashes: leave threads out"
 
 
+def server_hub() -> str:
+    """Name whose hub runs this greenlet, ``gevent`` or ``eventlet``; empty for a plain thread."""
+    greenlet = sys.modules.get("greenlet")
+    hub = greenlet.getcurrent().parent if greenlet is not None else None
+    if hub is None:
+        return ""
+    gevent_hub = sys.modules.get("gevent.hub")
+    if gevent_hub is not None and isinstance(hub, gevent_hub.Hub):
+        return "gevent"
+    eventlet_hubs = sys.modules.get("eventlet.hubs")
+    if eventlet_hubs is not None and hub is eventlet_hubs.get_hub().greenlet:
+        return "eventlet"
+    return ""
+
+
 def plain_socket(fd: int) -> socket.socket:
     """Make a socket of a descriptor, not gevent's where that has replaced them.
 
@@ -125,19 +149,18 @@ def refusal_here(environ: Mapping[str, Any]) -> Answer | None:
     :param environ: the WSGI environ.
     :returns: the refusal to send; ``None`` where it can.
     """
-    if _held_socket(environ) is not None:
-        obstacle = _obstacle_in_werkzeug(environ)
+    held = _held_socket(environ)
+    if held is not None or uwsgi_module() is None:
+        obstacle = _NO_SOCKET if held is None else _obstacle_elsewhere(environ, held)
         if obstacle is None:
             return None
-        return refusal(
+        refused = refusal(
             HTTPStatus.NOT_IMPLEMENTED, obstacle, log=f"WebSocket handshake refused: {obstacle}"
         )
-    if uwsgi_module() is None:
-        fault = "this server can not give its connections away; start the app with "
-        fault += "flask run, app.run() or the uwsgi command"
-        return refusal(
-            HTTPStatus.NOT_IMPLEMENTED, fault, log=f"WebSocket handshake refused: {fault}"
-        )
+        if held is None:
+            # Which waitress does not take from an app.
+            refused.headers.remove(("Connection", "close"))
+        return refused
     if _router_lacks_websockets():
         return refusal(
             HTTPStatus.NOT_IMPLEMENTED,
@@ -205,11 +228,15 @@ def take_connection(
 
 def _held_socket(environ: Mapping[str, Any]) -> socket.socket | None:
     """Find the socket of a request that has to last as long as the handler."""
-    for name in (TEST_SOCKET, _WERKZEUG_SOCKET):
+    for name in (TEST_SOCKET, _WERKZEUG_SOCKET, _GUNICORN_SOCKET):
         sock: socket.socket | None = environ.get(name)
         if sock is not None:
             return sock
-    return None
+    if _EVENTLET_INPUT in environ:
+        sock = environ[_EVENTLET_INPUT].get_socket()
+    elif environ.get("SERVER_SOFTWARE", "").startswith("gevent/"):
+        sock = getattr(getattr(environ["wsgi.input"], "raw", None), "_sock", None)
+    return sock
 
 
 def _take_from_holder(
@@ -219,18 +246,44 @@ def _take_from_holder(
     start_response: Callable[..., Any],
     answer: Answer,
 ) -> Handover:
-    # Werkzeug would add "Connection: close" to the headers, which some clients take for a
-    # refusal. So the 101 goes out here; Werkzeug's own meets a closed connection when the
-    # request ends, and a line of its log is all that comes of it.
+    # These servers would add headers of their own, "Connection: close" or "Transfer-Encoding",
+    # which some clients take for a refusal. So the 101 goes out here.
     start_response(_status(answer), list(answer.headers))
     lines = [f"HTTP/1.1 {_status(answer)}", *(f"{name}: {value}" for name, value in answer.headers)]
-    sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
-    return Handover(fd, _read_ahead(environ, sock), functools.partial(_shut_down, sock))
+    release = functools.partial(_release, environ, sock)
+    _forget_response(environ, start_response)
+    try:
+        sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        return Handover(fd, _read_ahead(environ, sock), release)
+    except BaseException:
+        release()
+        raise
+
+
+def _forget_response(environ: Mapping[str, Any], start_response: Callable[..., Any]) -> None:
+    """See that the server does not send the response once more when the request ends.
+
+    Werkzeug has nothing for it: it meets a closed connection then, and a line of its log is all
+    that comes of it. eventlet is told in :func:`_release`.
+    """
+    response: Any = getattr(start_response, "__self__", None)
+    if _GUNICORN_SOCKET in environ and hasattr(response, "force_close"):
+        response.headers_sent, response.chunked = True, False
+        response.force_close()
+    elif hasattr(response, "response_use_chunked"):
+        # gevent's handler.
+        response.headers_sent = response.close_connection = True
+        response.response_use_chunked = False
 
 
 def _read_ahead(environ: Mapping[str, Any], sock: socket.socket) -> bytes:
     """Give what the server has read and not asked for: messages right behind the handshake."""
     stream = environ.get("wsgi.input")
+    if _GUNICORN_SOCKET in environ:
+        unreader = getattr(getattr(stream, "reader", None), "unreader", None)
+        return unreader.buf.getvalue() if unreader is not None else b""
+    if _EVENTLET_INPUT in environ:
+        stream = environ[_EVENTLET_INPUT].rfile
     if not isinstance(stream, io.BufferedReader):
         return b""
     timeout = sock.gettimeout()
@@ -242,18 +295,35 @@ def _read_ahead(environ: Mapping[str, Any], sock: socket.socket) -> bytes:
         sock.settimeout(timeout)
 
 
+def _release(environ: Mapping[str, Any], sock: socket.socket) -> None:
+    _shut_down(sock)
+    if _EVENTLET_INPUT in environ:
+        eventlet_wsgi: Any = importlib.import_module("eventlet.wsgi")
+        eventlet_wsgi.WSGI_LOCAL.already_handled = True
+
+
 def _shut_down(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _obstacle_in_werkzeug(environ: Mapping[str, Any]) -> str | None:
-    if hasattr(environ.get(_WERKZEUG_SOCKET), "getpeercert"):
+def _obstacle_elsewhere(environ: Mapping[str, Any], sock: socket.socket) -> str | None:
+    if hasattr(sock, "getpeercert"):
+        if _WERKZEUG_SOCKET in environ:
+            return (
+                "flask run keeps the connection inside TLS; leave --cert out, or start the app "
+                "with app.run(ssl_context='adhoc')"
+            )
         return (
-            "flask run keeps the connection inside TLS; leave --cert out, or start the app with "
-            "app.run(ssl_context='adhoc')"
+            "this server keeps the connection inside TLS; leave its certificate out and have a "
+            "proxy in front of it, nginx for example, end TLS"
         )
-    if not (environ.get("wsgi.multithread") or environ.get("wsgi.multiprocess")):
+    if _GUNICORN_SOCKET in environ and not environ.get("wsgi.multithread"):
+        return (
+            "this worker of gunicorn's serves one request at a time, which one WebSocket would "
+            "hold; start gunicorn with --threads 100 or with -k gevent"
+        )
+    if not (environ.get("wsgi.multithread") or environ.get("wsgi.multiprocess") or server_hub()):
         return "this server has one thread, which one WebSocket would hold; use flask run as it is"
     return None
 

@@ -1,23 +1,79 @@
-"""The standard library as it was before gevent's monkey-patching."""
+"""The standard library as it was before gevent's or eventlet's monkey-patching."""
 
 from __future__ import annotations
 
+import _thread
+import importlib.util
+import selectors
 import sys
+import threading
+from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 
 def unpatched(module: ModuleType, name: str) -> Any:
-    """Give what *name* is in *module* where gevent has not replaced it.
+    """Give what *name* is in *module* where nobody has replaced it.
 
     :param module: of the standard library.
     :param name: a name in it.
     """
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.already_patched:
+        original = _fresh_selectors() if module is selectors else patcher.original(module.__name__)
+        return getattr(original, name)
     monkey = sys.modules.get("gevent.monkey")
     return monkey.get_original(module.__name__, name) if monkey else getattr(module, name)
 
 
+@cache
+def _fresh_selectors() -> ModuleType:
+    """Import ``selectors`` anew with the ``select`` that eventlet has replaced.
+
+    eventlet keeps none that has ``EpollSelector``.
+    """
+    spec: Any = importlib.util.find_spec("selectors")
+    module = importlib.util.module_from_spec(spec)
+    patched = sys.modules["select"]
+    sys.modules["select"] = sys.modules["eventlet.patcher"].original("select")
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.modules["select"] = patched
+    return module
+
+
 def threads_are_patched() -> bool:
-    """Tell whether gevent has made greenlets of the threads that Python code starts."""
+    """Tell whether the threads that Python code starts are greenlets, gevent's or eventlet's."""
     monkey = sys.modules.get("gevent.monkey")
-    return monkey is not None and bool(monkey.is_module_patched("threading"))
+    if monkey is not None and monkey.is_module_patched("threading"):
+        return True
+    patcher = sys.modules.get("eventlet.patcher")
+    return patcher is not None and bool(patcher.is_monkey_patched("thread"))
+
+
+def start_thread(run: Callable[[], object], name: str) -> None:
+    """Start a thread of the operating system's in any case.
+
+    :raises RuntimeError: if there is none to be had.
+    """
+    if not threads_are_patched():
+        threading.Thread(target=run, name=name, daemon=True).start()
+        return
+
+    def run_and_clean() -> None:
+        try:
+            run()
+        finally:
+            _drop_hub()
+
+    unpatched(_thread, "start_new_thread")(run_and_clean, ())
+
+
+def _drop_hub() -> None:
+    """Give back the hub that gevent has made for this thread, if it waited for something."""
+    local = sys.modules.get("gevent._hub_local")
+    hub = local.get_hub_if_exists() if local is not None else None
+    if hub is not None:
+        hub.destroy(destroy_loop=True)

@@ -46,8 +46,7 @@ class FlaskRun(Server):
     def __enter__(self) -> FlaskRun:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
-        run = [sys.executable, "-m", "flask", "--app", self._app, "run"]
-        self.command = [*run, "--port", str(self.port), *self._options]
+        self.command = self._command()
         self._log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             self.command,
@@ -65,6 +64,10 @@ class FlaskRun(Server):
             self.interrupt()
             raise
         return self
+
+    def _command(self) -> list[str]:
+        run = [sys.executable, "-m", "flask", "--app", self._app, "run"]
+        return [*run, "--port", str(self.port), *self._options]
 
     def __exit__(
         self,

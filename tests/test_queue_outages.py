@@ -9,17 +9,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import datetime, timedelta, timezone
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis as redis_package
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import make_certificate
 from members import (
     Member,
     Refused,
@@ -686,38 +681,9 @@ def test_members_of_a_worker_that_was_held_up_are_there_again(redis: Redis) -> N
 # Other ways to reach Redis.
 
 
-def certificate(folder: Path) -> None:
-    """Make a certificate for 127.0.0.1, which is its own authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
-    now = datetime.now(timezone.utc)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-
-
 @in_threads_and_greenlets
 def test_redis_behind_tls(mode: Mode, tmp_path: Path) -> None:
-    certificate(tmp_path)
+    make_certificate(tmp_path)
     port = free_port()
     files = ["--tls-cert-file", "cert.pem", "--tls-key-file", "key.pem"]
     options = ["--tls-port", f"{port}", *files, "--tls-auth-clients", "no"]

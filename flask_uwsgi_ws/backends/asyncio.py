@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import inspect
 import logging
 import os
 import socket
-import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -31,12 +31,13 @@ from ..exceptions import ConnectionClosed
 from ..extension import WebSocket
 from ..handlerthread import HandlerThread
 from ..handshake import Handshake
-from ..locks import thread_ident
+from ..locks import Lock, thread_ident
 from ..loops import new_event_loop, task_owner
 from ..middleware import NO_THREAD, BaseMiddleware, NoThreadError, Opening
-from ..servers import loop_engine, threads_run
+from ..occasions import Occasion
+from ..servers import loop_engine, server_hub, threads_run
 from ..settings import Settings
-from ..unpatched import threads_are_patched
+from ..unpatched import start_thread, threads_are_patched
 from .evented import TICK, EventedClient, Reactor
 
 _log = logging.getLogger(__name__)
@@ -458,7 +459,28 @@ class AsyncioWebSocketClient(EventedClient):
                 "this is the event loop's own thread, which can not wait for itself: await in "
                 "the handler, or start uWSGI with --threads instead of --asyncio"
             )
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+        return _wait_for(call, self._loop)
+
+
+def _wait_for(call: Coroutine[Any, Any, Result], loop: asyncio.AbstractEventLoop) -> Result:
+    """Await a call in a loop, and wait for it in this thread, which is another."""
+    results: list[Result] = []
+    errors: list[BaseException] = []
+    done = Occasion()
+
+    async def run() -> None:
+        try:
+            results.append(await call)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
+
+    loop.call_soon_threadsafe(_start, run())
+    done.wait()
+    if errors:
+        raise errors.pop()
+    return results.pop()
 
 
 class BlockingClient(BlockingCalls):
@@ -523,9 +545,8 @@ class _LoopThread:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = new_event_loop()
-        thread = threading.Thread(target=self._run, name="flask-uwsgi-ws event loop", daemon=True)
         try:
-            thread.start()
+            start_thread(self._run, "flask-uwsgi-ws event loop")
         except RuntimeError:
             self.loop.close()
             raise
@@ -541,7 +562,7 @@ class _LoopThread:
 
 
 _loop_thread: _LoopThread | None = None
-_starting = threading.Lock()
+_starting = Lock()
 
 
 def _thread_loop() -> asyncio.AbstractEventLoop:
@@ -567,10 +588,17 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
             )
         if not threads_run():
             return "AsyncioWebSocket needs Python threads; start uWSGI with --enable-threads"
-        if threads_are_patched() and loop_engine() != "asyncio":
+        if not threads_are_patched() or loop_engine() == "asyncio":
+            return None
+        if not server_hub():
             return (
                 "AsyncioWebSocket has its loop in a thread, which gevent has made a greenlet "
                 "(gevent.monkey); leave that out, or use GeventWebSocket"
+            )
+        if self.websocket.settings(self.app).message_queue is not None:
+            return (
+                "AsyncioWebSocket needs threads for its message queue, which are greenlets in this "
+                "server: use WebSocket here"
             )
         return None
 
@@ -601,7 +629,7 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
         if loop_engine() == "asyncio":
             self._begin(opening, handler, arguments)
             return
-        over = threading.Event() if opening.holds else None
+        over = Occasion() if opening.holds else None
         _thread_loop().call_soon_threadsafe(self._begin, opening, handler, arguments, over)
         if over is not None:
             over.wait()
@@ -611,7 +639,7 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
         opening: Opening,
         handler: Callable[..., Any],
         arguments: dict[str, Any],
-        over: threading.Event | None = None,
+        over: Occasion | None = None,
     ) -> None:
         """Begin to serve a connection, in the loop's thread; *over* is set at its end."""
         try:
@@ -630,9 +658,7 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
             return
         running = self._run(client, handler, arguments, opening.context)
         # In a copy of the variables: Python 3.10 can not have a task run in the ones it is given.
-        task = opening.context.run(asyncio.get_running_loop().create_task, running)
-        _running.add(task)
-        task.add_done_callback(_running.discard)
+        task = opening.context.run(_start, running)
         if over is not None:
             task.add_done_callback(lambda _: over.set())
 
@@ -694,9 +720,11 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
         arguments: dict[str, Any],
         contexts: ConnectionContext,
     ) -> None:
-        done: concurrent.futures.Future[None] = concurrent.futures.Future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
 
         def run() -> None:
+            failure: BaseException | None = None
             try:
                 result = handler(client, **arguments)
                 if inspect.isawaitable(result):
@@ -709,28 +737,43 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
                 failure = RuntimeError("the handler raised StopIteration")
                 failure.__cause__ = error
                 contexts.close(error)
-                done.set_exception(failure)
             except BaseException as error:
                 # Here, where what the handler has made in its thread can be undone.
                 contexts.close(None if isinstance(error, ConnectionClosed) else error)
-                done.set_exception(error)
+                failure = error
             else:
                 contexts.close()
-                done.set_result(None)
+            # The loop is closed where the program ends.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_settle, done, failure)
 
         context = contextvars.copy_context()
-        thread = threading.Thread(
-            target=context.run, args=(run,), name=f"websocket {client.id}", daemon=True
-        )
         try:
-            thread.start()
+            start_thread(partial(context.run, run), f"websocket {client.id}")
         except RuntimeError as error:
             raise NoThreadError(f"{error}") from error
-        await asyncio.wrap_future(done)
+        await done
+
+
+def _settle(done: asyncio.Future[None], failure: BaseException | None) -> None:
+    if done.done():
+        return
+    if failure is None:
+        done.set_result(None)
+    else:
+        done.set_exception(failure)
 
 
 # The loop keeps weak references only.
 _running: set[asyncio.Task[None]] = set()
+
+
+def _start(running: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Start a task, in the loop's thread."""
+    task = asyncio.get_running_loop().create_task(running)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    return task
 
 
 def _is_coroutine_function(handler: Callable[..., Any]) -> bool:

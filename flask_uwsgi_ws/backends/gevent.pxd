@@ -1,41 +1,13 @@
 # C types for gevent.py. Every name here stands there, where its meaning is.
-cimport cython
-
-from flask_uwsgi_ws.greenlets cimport current, switch
-from flask_uwsgi_ws.backends.evented cimport EventedClient, Reactor
-
-cdef int _OPEN
+from flask_uwsgi_ws.greenlets cimport current
+from flask_uwsgi_ws.backends.hubs cimport HubClient, HubReactor
 
 
-cdef class GeventReactor(Reactor):
-    cdef readonly object hub
-    cdef public bint in_hub
-    cdef object call
-    cdef object timer
+cdef class GeventReactor(HubReactor):
     cdef object _io
     cdef object _ticks
     cdef object _async
 
 
-@cython.freelist(64)
-cdef class _Waiter:
-    cdef object greenlet
-
-    cdef switch(self)
-
-
-cdef class GeventWebSocketClient(EventedClient):
-    cdef GeventReactor _hub_reactor
-    cdef Py_ssize_t _most_at_once
-
-    @cython.locals(waiter=_Waiter, reactor=GeventReactor)
-    cdef _wake(self, object waiting)
-    @cython.locals(reactor=GeventReactor, waiter=_Waiter)
-    cdef _block(self, bint receiving, object deadline)
-    cdef bint _wait_for_message(self, object timeout)
-    cdef _wait_until(self, double deadline)
-    @cython.locals(waiter=_Waiter)
-    cdef _park(self)
-    cdef _check_hub(self)
-    cdef _send(self, bytes frame)
-    cdef _wait_to_send(self)
+cdef class GeventWebSocketClient(HubClient):
+    pass

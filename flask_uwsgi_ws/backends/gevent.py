@@ -1,6 +1,7 @@
 """The gevent backend: a greenlet for each connection, on the hub of uWSGI's gevent loop.
 
-In a server whose requests are threads and last as long as the handler, each has a hub of its own.
+Other servers with gevent have the greenlet of the request for it. In a server whose requests are
+threads and last as long as the handler, each has a hub of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import contextlib
 import contextvars
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -21,45 +21,36 @@ from gevent._hub_local import get_hub_if_exists
 from gevent.hub import get_hub
 from greenlet import GreenletExit, greenlet
 
-from ..client import BlockingCalls, Message, Sendable
 from ..compression import Deflate
-from ..connection import OPEN
-from ..contexts import ConnectionContext
 from ..ending import worker_end
 from ..extension import WebSocket
-from ..greenlets import current, switch
+from ..greenlets import current
 from ..locks import Lock, thread_ident
 from ..middleware import BaseMiddleware, Environ, Opening
 from ..patching import patch
-from ..servers import loop_engine, uwsgi_module
+from ..servers import loop_engine, server_hub, uwsgi_module
 from ..settings import Settings
 from ..unpatched import unpatched
-from .evented import TICK, EventedClient, Reactor
+from .evented import TICK
+from .hubs import HubClient, HubReactor, attach, hold, serve
 
 NO_LOOP = (
     "GeventWebSocket needs uWSGI's gevent loop: start uWSGI with --gevent 100, "
     "or use WebSocket, which has a thread for each connection"
 )
 
-_NOT_IN_HUB = "receive in the thread of the hub; other threads can send and close"
-_IN_HUB = "a callback of gevent's hub can not wait: use gevent.spawn"
-
-_OPEN = OPEN
+_EVENTLET = "GeventWebSocket does not run on eventlet; use WebSocket, which does"
 
 Result = TypeVar("Result")
 
 
-class GeventReactor(Reactor):
+class GeventReactor(HubReactor):
     """The connections of this thread's hub."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.hub = get_hub()
-        #: Whether this is a call of the hub's, from which a greenlet can be switched to.
-        self.in_hub = False
-        loop = self.hub.loop
-        self.call = loop.run_callback
-        self.timer = loop.timer
+        hub = get_hub()
+        loop = hub.loop
+        super().__init__(hub, loop.run_callback, loop.timer, gevent.sleep)
         self._io = loop.io(self.poller.fileno(), 1)
         self._ticks = loop.timer(TICK, TICK, ref=False)
         self._async = loop.async_(ref=False)
@@ -73,9 +64,6 @@ class GeventReactor(Reactor):
         self._io.stop()
         self._ticks.stop()
 
-    def call_soon(self) -> None:
-        self.call(self.send_all)
-
     def call_from_thread(self) -> None:
         # The hub is gone where a request held its thread, and has ended.
         with contextlib.suppress(ValueError):
@@ -87,13 +75,6 @@ class GeventReactor(Reactor):
             watcher.stop()
             watcher.close()
         self.poller.close()
-
-    def turn(self) -> None:
-        self.in_hub = True
-        try:
-            self._turn()
-        finally:
-            self.in_hub = False
 
 
 # Of this thread; gevent's own kind of it would be of this greenlet.
@@ -156,24 +137,8 @@ def _end_hub() -> None:
         hub.throw(GreenletExit)
 
 
-class _Waiter:
-    """A greenlet that waits to be woken, once."""
-
-    def __init__(self, waiting: Any) -> None:
-        self.greenlet = waiting
-
-    def wake(self) -> None:
-        self.switch()
-
-    def switch(self) -> None:
-        waiting = self.greenlet
-        if waiting is not None:
-            self.greenlet = None
-            switch(waiting)
-
-
-class GeventWebSocketClient(EventedClient, BlockingCalls):
-    """A connection served by a greenlet. See :class:`~..client.BaseClient`."""
+class GeventWebSocketClient(HubClient):
+    """A connection served by a greenlet of gevent's. See :class:`~..client.BaseClient`."""
 
     def __init__(
         self,
@@ -183,108 +148,7 @@ class GeventWebSocketClient(EventedClient, BlockingCalls):
         subprotocol: str | None = None,
         deflate: Deflate | None = None,
     ) -> None:
-        self._hub_reactor = _current_reactor()
-        self._most_at_once = settings.write_limit
-        super().__init__(environ, sock, settings, subprotocol, deflate, self._hub_reactor)
-
-    # Waiting.
-
-    def _wake(self, waiting: Any) -> None:
-        waiter: _Waiter = waiting
-        reactor = self._hub_reactor
-        if reactor.in_hub:
-            reactor.in_hub = False
-            waiter.switch()
-            reactor.in_hub = True
-        else:
-            reactor.call(waiter.wake)
-
-    def _block(self, receiving: bool, deadline: float | None) -> None:
-        """Wait to be woken, or for *deadline*, of ``time.monotonic()``."""
-        reactor = self._hub_reactor
-        waiting = current()
-        if waiting is reactor.hub:
-            raise RuntimeError(_IN_HUB)
-        waiter = _Waiter(waiting)
-        self._add_waiter(waiter, receiving)
-        timer: Any = None
-        try:
-            if deadline is not None:
-                timer = reactor.timer(max(deadline - time.monotonic(), 0.0))
-                timer.start(waiter.wake)
-            switch(reactor.hub)
-        finally:
-            waiter.greenlet = None
-            if timer is not None:
-                timer.stop()
-                timer.close()
-            self._remove_waiter(waiter)
-
-    # Receiving.
-
-    def receive(self, timeout: float | None = None) -> Message | None:
-        if not self._has_message() and not self._wait_for_message(timeout):
-            return None
-        return self._take()
-
-    def _wait_for_message(self, timeout: float | None) -> bool:
-        if self._is_foreign():
-            raise RuntimeError(_NOT_IN_HUB)
-        if timeout is None:
-            timeout = self.timeout
-        if timeout is not None:
-            self._wait_until(time.monotonic() + max(timeout, 0))
-        while not self._has_message():
-            if self._connection.state != _OPEN:
-                self._end_of_messages()
-                return False
-            self._park()
-        return True
-
-    def _wait_until(self, deadline: float) -> None:
-        """Wait for a message or the end, up to *deadline*, of ``time.monotonic()``.
-
-        :raises TimeoutError: when it has passed.
-        """
-        while not self._has_message() and self._connection.state == _OPEN:
-            self._block(True, deadline)
-            if self._is_too_late(deadline):
-                raise TimeoutError("no message came in time")
-
-    def _park(self) -> None:
-        """Wait to be woken.
-
-        Most greenlets are here, each with a copy of its stack: so this has
-        none of what :meth:`_block` needs for a deadline.
-        """
-        waiter = _Waiter(current())
-        if waiter.greenlet is self._hub_reactor.hub:
-            raise RuntimeError(_IN_HUB)
-        self._add_waiter(waiter, True)
-        try:
-            switch(self._hub_reactor.hub)
-        except BaseException:
-            waiter.greenlet = None
-            self._remove_waiter(waiter)
-            raise
-
-    def __next__(self) -> Message:
-        # The same as the inherited one, on less of the stack, which is kept for each greenlet.
-        if not self._has_message() and (self._end_told or not self._wait_for_message(None)):
-            raise StopIteration
-        return self._take()
-
-    def recv_nb(self) -> Message | None:
-        if self._is_foreign():
-            raise RuntimeError(_NOT_IN_HUB)
-        if self._has_message():
-            return self._take()
-        if self._connection.state != _OPEN:
-            self._end_of_messages()
-            return None
-        # A loop that asks again and again must not keep the hub from reading.
-        gevent.sleep(0)
-        return self._take() if self._has_message() else ""
+        super().__init__(environ, sock, settings, subprotocol, deflate, _current_reactor())
 
     # Rooms.
 
@@ -303,72 +167,6 @@ class GeventWebSocketClient(EventedClient, BlockingCalls):
             return _call_in_hub(self._hub_reactor, call)
         return call()
 
-    # Sending.
-
-    def send(self, message: Sendable | None, binary: bool | None = None) -> None:
-        if self._unsent > self._most_unsent:
-            self._check_hub()
-        self._send(self._frame(message, binary))
-
-    def _check_hub(self) -> None:
-        """See that a callback of the hub, which can not wait, has not to."""
-        if not self._is_foreign() and current() is self._hub_reactor.hub:
-            self.check_room()
-
-    def send_nb(self, message: Sendable | None, binary: bool | None = None) -> None:
-        self.check_room()
-        self.put_now(self._frame(message, binary))
-
-    def ping(self, data: bytes = b"") -> None:
-        if self._unsent > self._most_unsent:
-            self._check_hub()
-        self._send(self._ping_frame(data))
-
-    def _send(self, frame: bytes) -> None:
-        if self._is_foreign():
-            self._send_foreign(frame)
-            return
-        self._put(frame)
-        if self._unsent > self._most_at_once and current() is not self._hub_reactor.hub:
-            self._wait_to_send()
-
-    def send_at_once(self) -> None:
-        """Have each message sent before ``send`` returns, and what has come meanwhile be read.
-
-        For a thread whose waiting does not let its hub run, since nothing is patched there.
-        """
-        self._most_at_once = 0
-
-    def _wait_to_send(self) -> None:
-        self.send_out()
-        if not self._most_at_once:
-            # The hub would go on with its callbacks, of which the next line adds one each time.
-            self._hub_reactor._turn()
-        if self._unsent <= self._most_unsent:
-            # A handler that only sends must let others run.
-            gevent.sleep(0)
-        for deadline in self.catching_up():
-            self._block(False, deadline)
-
-    # Ending.
-
-    def close(self, code: int = 1000, reason: str = "") -> None:
-        if self._is_foreign():
-            self._close_foreign(code, reason)
-        elif current() is self._hub_reactor.hub:
-            self.start_closing(code, reason)
-        else:
-            for deadline in self.closing(code, reason):
-                self._block(False, deadline)
-
-    def settle(self) -> None:
-        """Close the socket, when the handler has returned."""
-        try:
-            for deadline in self.settling():
-                self._block(False, deadline)
-        finally:
-            self.give_back()
-
 
 class GeventWebSocketMiddleware(BaseMiddleware):
     """Does the handshake and runs the handler in a greenlet of its own."""
@@ -376,6 +174,8 @@ class GeventWebSocketMiddleware(BaseMiddleware):
     client = GeventWebSocketClient
 
     def obstacle(self) -> str | None:
+        if server_hub() == "eventlet":
+            return _EVENTLET
         if uwsgi_module() is not None and loop_engine() != "gevent":
             return NO_LOOP
         return None
@@ -392,60 +192,32 @@ class GeventWebSocketMiddleware(BaseMiddleware):
     def start(
         self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
     ) -> None:
+        if opening.holds and server_hub() == "gevent":
+            hold(self, opening, handler, arguments)
+            return
         if opening.holds:
             self._hold(opening, handler, arguments)
             return
-        client = self._attach(opening)
+        client = attach(self, opening)
         # A plain greenlet: gevent's own class keeps a kilobyte about who started it.
         hub = get_hub()
-        started = greenlet(self._run, hub)
+        started = greenlet(serve, hub)
         started.gr_context = opening.context.variables
-        hub.loop.run_callback(started.switch, client, handler, arguments, opening.context)
-
-    def _attach(self, opening: Opening) -> Any:
-        client = self.make_client(opening)
-        try:
-            client.attach(opening.early)
-        except OSError:
-            self.ended(client)
-            raise
-        return client
+        arguments_of_serve = self, client, handler, arguments, opening.context
+        hub.loop.run_callback(started.switch, *arguments_of_serve)
 
     def _hold(
         self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
     ) -> None:
-        """Run a handler in the request's own greenlet, or thread."""
+        """Serve a connection in the request's own thread, which has a hub for that time."""
         had_hub = get_hub_if_exists() is not None
         try:
-            client = self._attach(opening)
+            client = attach(self, opening)
             client.send_at_once()
-            opening.context.run(self._run, client, handler, arguments, opening.context)
+            opening.context.run(serve, self, client, handler, arguments, opening.context)
         finally:
             if not had_hub:
                 _end_hub()
-
-    def _run(
-        self,
-        client: Any,
-        handler: Callable[..., Any],
-        arguments: dict[str, Any],
-        context: ConnectionContext,
-    ) -> None:
-        try:
-            try:
-                self.opened(client)
-                self.serve(client, handler, arguments, context)
-            finally:
-                try:
-                    client.settle()
-                finally:
-                    self.ended(client)
-        except GreenletExit:
-            # Killed again, in the middle of the closing handshake.
-            pass
-        except BaseException:
-            # In a plain greenlet it would end the hub.
-            self.app.logger.exception("could not end %r", client)
 
     def is_cancellation(self, error: BaseException) -> bool:
         return isinstance(error, GreenletExit)

@@ -19,10 +19,12 @@ Three locks for each connection, and their rules:
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -52,7 +54,7 @@ from ..handlerthread import HandlerThread
 from ..handshake import Handshake
 from ..locks import Lock, pause, thread_ident
 from ..middleware import NO_THREAD, BaseMiddleware, NoThreadError, Opening
-from ..servers import loop_engine, threads_run
+from ..servers import loop_engine, server_hub, threads_run
 from ..settings import LONGEST, Settings
 from ..sockets import RawSocket
 from ..unpatched import threads_are_patched
@@ -742,12 +744,26 @@ class WebSocketMiddleware(BaseMiddleware):
     _warned = False
 
     def obstacle(self) -> str | None:
-        if threads_are_patched() or loop_engine() == "gevent":
+        if loop_engine() == "gevent" or (threads_are_patched() and not server_hub()):
             return (
                 "WebSocket has a thread for each connection, which gevent's loop does not go "
                 "with; use GeventWebSocket, or start uWSGI without --gevent"
             )
+        if server_hub() and not self._client_of_hub():
+            return (
+                f"{self.client.__name__} is for threads, and this server has greenlets: make it a "
+                "subclass of GeventWebSocketClient here"
+            )
         return None
+
+    def _client_of_hub(self) -> type[Any] | None:
+        """Give the class of client for the server's hub that runs this request."""
+        hub = server_hub()
+        module: Any = importlib.import_module(f"{__package__}.{hub}")
+        kind: type[Any] = getattr(module, f"{hub.capitalize()}WebSocketClient")
+        if self.client is WebSocketClient:
+            return kind
+        return self.client if issubclass(self.client, kind) else None
 
     def ask_app(
         self, context: ConnectionContext, handshake: Handshake, held: bool
@@ -775,6 +791,11 @@ class WebSocketMiddleware(BaseMiddleware):
     def start(
         self, opening: Opening, handler: Callable[..., Any], arguments: dict[str, Any]
     ) -> None:
+        if opening.holds and server_hub():
+            from .hubs import hold
+
+            hold(self, opening, handler, arguments, self._client_of_hub())
+            return
         client = self.make_client(opening)
         context, thread = opening.context, opening.context.thread
 
@@ -808,6 +829,11 @@ class WebSocketMiddleware(BaseMiddleware):
         if not opening.holds:
             self._warn_of_no_threads()
         context.run(run)
+
+    def is_cancellation(self, error: BaseException) -> bool:
+        # A server of greenlets that ends kills them.
+        greenlet = sys.modules.get("greenlet")
+        return greenlet is not None and isinstance(error, greenlet.GreenletExit)
 
     def _warn_of_no_threads(self) -> None:
         if not self._warned:

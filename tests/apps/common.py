@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import dataclasses
 import gc
+import importlib
 import json
 import os
 import sys
@@ -48,7 +49,16 @@ if "PROXY_FIX" in os.environ:
     app.wsgi_app = ProxyFix(app.wsgi_app)
 
 
-class FailingClient(websocket.middleware.client):  # type: ignore[misc,name-defined]
+def client_class() -> Any:
+    """Give the class of the clients; on a server with greenlets WebSocket has another."""
+    hub = os.environ.get("SERVER_HUB")
+    if not hub or websocket.middleware.client is not flask_uwsgi_ws.WebSocketClient:
+        return websocket.middleware.client
+    module: Any = importlib.import_module(f"flask_uwsgi_ws.backends.{hub}")
+    return getattr(module, f"{hub.capitalize()}WebSocketClient")
+
+
+class FailingClient(client_class()):  # type: ignore[misc]
     """A user's client class, which can not be made when the query says so, or names itself."""
 
     def __init__(self, environ: Any, *arguments: Any) -> None:
@@ -59,7 +69,7 @@ class FailingClient(websocket.middleware.client):  # type: ignore[misc,name-defi
             self.name = f"client {self.id}"
 
 
-FailingClient.__name__ = websocket.middleware.client.__name__
+FailingClient.__name__ = FailingClient.__base__.__name__
 websocket.middleware.client = FailingClient
 
 #: Clients that registered themselves, each with blocking calls.
@@ -86,6 +96,15 @@ def tell_end(ws: Any, *more: object) -> None:
 
 def tell_close(ws: Any) -> None:
     tell_end(ws, ws.close_code, ws.close_reason)
+
+
+@app.route("/compute/<int:seconds>")
+def compute(seconds: int) -> str:
+    """Compute without a pause, so that nothing else goes on in this thread."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return "computed"
 
 
 def toil(ws: Any) -> None:

@@ -1,0 +1,346 @@
+"""The servers that are not uWSGI, each with each backend that runs on it."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import os
+import signal
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+
+import pytest
+import websocket as websocket_client
+from certificates import make_certificate
+from elsewhere import CELLS, KINDS, Elsewhere
+from peers import close_of, ended, eventually, leaves_nothing, open_client
+from playwright.sync_api import Browser
+from raw import RawClient, frame
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
+
+
+def handshake(address: str) -> bytes:
+    lines = [
+        "GET /echo HTTP/1.1",
+        f"Host: {address}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
+        "Sec-WebSocket-Version: 13",
+    ]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+@pytest.fixture(params=CELLS, ids="-".join, scope="module")
+def running(request: pytest.FixtureRequest) -> Iterator[Elsewhere]:
+    """The app of the behavioural suite, on each server with each backend."""
+    with Elsewhere(*request.param) as server:
+        yield server
+
+
+@pytest.mark.parametrize("message", ["hi é€😀", b"\x00\xff", "", b"", b"x" * 2**22], ids=len)
+def test_message_comes_back(running: Elsewhere, message: str | bytes) -> None:
+    with open_client(running, "/echo") as ws:
+        ws.send(message)
+        assert ws.recv(timeout=30) == message
+
+
+def test_message_in_fragments_with_pings_in_between(running: Elsewhere) -> None:
+    parts = [f"part {i} é€😀 ".encode() for i in range(20)]
+    with RawClient(running.port) as client:
+        for i, part in enumerate(parts[:-1]):
+            client.send(frame(0 if i else 1, part, fin=False) + frame(9, b"%d" % i))
+            assert client.receive() == (0x8A, b"%d" % i)
+        client.send(frame(0, parts[-1]))
+        assert client.receive() == (0x81, b"".join(parts))
+
+
+@pytest.mark.parametrize("size", [2, 100_000])
+def test_messages_right_behind_the_handshake_are_not_lost(running: Elsewhere, size: int) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as sock:
+        begin = frame(1, b"a" * size) + frame(9, b"ping") + frame(1, b"second")
+        sock.sendall(handshake(running.address) + begin)
+        sock.sendall(frame(1, b"third"))
+        answer = b""
+        while not answer.endswith(b"third"):
+            answer += sock.recv(65536)
+    _, _, answer = answer.partition(b"\r\n\r\n")
+    # The Pong may come before the answer to what was sent before the Ping.
+    pong = b"\x8a\x04ping"
+    assert answer.count(pong) == 1
+    head = b"\x81\x02" if size == 2 else b"\x81\x7f" + struct.pack("!Q", size)
+    expected = head + b"a" * size + b"\x81\x06second" + b"\x81\x05third"
+    assert answer.replace(pong, b"") == expected
+
+
+def test_close_codes_reach_both_sides(running: Elsewhere) -> None:
+    with open_client(running, "/close/4001/enough?run") as ws:
+        with pytest.raises(ConnectionClosed):
+            ws.recv(timeout=10)
+        assert (ws.close_code, ws.close_reason) == (4001, "enough")
+    with open_client(running, "/iterate?run-4002") as ws:
+        ws.close(4002, "bye")
+    assert ended(running, "/iterate?run-4002") == "4002 bye"
+
+
+def test_faulty_frame_closes_with_1002(running: Elsewhere) -> None:
+    assert close_of(running, "/echo", frame(0, b"lone"))[0] == 1002
+
+
+def test_client_that_vanishes_ends_its_handler(running: Elsewhere) -> None:
+    client = RawClient(running.port, "/push?vanish")
+    client.receive()
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.socket.close()
+    assert ended(running, "/push?vanish").startswith("1006")
+
+
+def test_handler_that_raises_ends_with_1011_and_is_logged_as_on_uwsgi(running: Elsewhere) -> None:
+    before = len(running.noise())
+    with open_client(running, "/fail") as ws:
+        with pytest.raises(ConnectionClosed):
+            ws.recv(timeout=10)
+        assert ws.close_code == 1011
+    assert eventually(lambda: "RuntimeError: on purpose" in running.noise()[before:])
+    assert "WebSocket handler failed" in running.log
+    assert running.noise()[before].startswith("Traceback")
+
+
+def test_20_clients_at_once_and_pages_beside_them(running: Elsewhere) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(open_client(running, "/echo")) for _ in range(20)]
+        for i, ws in enumerate(clients):
+            ws.send(f"client {i}")
+        assert running.get("/both") == (200, "page")
+        answers = [ws.recv(timeout=10) for ws in clients]
+    assert answers == [f"client {i}" for i in range(20)]
+
+
+def test_client_can_be_reached_from_views_and_other_handlers(running: Elsewhere) -> None:
+    with open_client(running, "/register/target") as target:
+        target.send("ready")
+        assert target.recv(timeout=10) == "ready"
+        with open_client(running, "/send-to/target/1/5"):
+            heard = [str(target.recv(timeout=10)) for _ in range(5)]
+        assert [line.split(" x")[0] for line in heard] == [f"1 {i}" for i in range(5)]
+        with open_client(running, "/close-other/target"), pytest.raises(ConnectionClosed):
+            target.recv(timeout=10)
+        assert target.close_code == 4002
+
+
+def test_websocket_client_library_takes_the_answer(running: Elsewhere) -> None:
+    # It refuses a 101 that says "Connection: close" beside "Connection: Upgrade".
+    ws = websocket_client.create_connection(running.ws + "/echo", timeout=10)
+    ws.send("text")
+    assert ws.recv() == "text"
+    ws.close()
+
+
+def test_connections_leave_nothing_behind(running: Elsewhere) -> None:
+    def use() -> None:
+        for _ in range(50):
+            with open_client(running, "/echo") as ws:
+                ws.send("x")
+                ws.recv(timeout=10)
+
+    leaves_nothing(running, use)
+
+
+def test_browser_talks_to_the_echo(running: Elsewhere, browser: Browser) -> None:
+    page = browser.new_page()
+    page.goto(f"http://{running.address}/both")
+    answer = page.evaluate(
+        """() => new Promise((resolve) => {
+            const socket = new WebSocket(`ws://${location.host}/echo`);
+            socket.onopen = () => socket.send('from Chromium');
+            socket.onmessage = (event) => { socket.said = event.data; socket.close(4000, 'done'); };
+            socket.onclose = (event) => resolve([socket.said, event.code, event.wasClean]);
+        })"""
+    )
+    page.close()
+    assert answer == ["from Chromium", 4000, True]
+
+
+def test_thread_that_closes_a_client_whose_handler_has_ended_gets_no_error(
+    running: Elsewhere,
+) -> None:
+    before = running.noise()
+    for _ in range(5):
+        with open_client(running, "/register/late") as ws:
+            ws.send("ready")
+            ws.recv(timeout=10)
+            with open_client(running, "/close-other/late"), pytest.raises(ConnectionClosed):
+                ws.recv(timeout=10)
+    assert eventually(lambda: running.left()["registry"] == 0)
+    assert running.noise() == before
+
+
+def test_log_tells_of_the_connections_and_of_no_trouble(running: Elsewhere) -> None:
+    asked = itertools.count()
+    with ExitStack() as stack:
+        for path in ("/echo", "/push", "/close/4001/x", "/register/log"):
+            stack.enter_context(open_client(running, f"{path}?{next(asked)}"))
+    for path in ("/push", "/echo"):
+        with RawClient(running.port, f"{path}?{next(asked)}") as client:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    for number in range(next(asked)):
+        assert eventually(lambda number=number: f"?{number} HTTP/1.1" in running.log)
+    lines = [line for line in running.log.splitlines() if any(f"?{i} " in line for i in range(9))]
+    assert all(" 101 " in line for line in lines)
+    # But what the handler that raises left there.
+    tracebacks = [line for line in running.noise() if "on purpose" not in line]
+    assert tracebacks in ([], ["Traceback (most recent call last):"])
+
+
+# Each with a server of its own.
+
+
+def test_waitress_is_refused_with_what_to_do() -> None:
+    with Elsewhere("waitress") as server:
+        status, text = refusal_of(server)
+        assert status == 501
+        assert "this server (waitress is one) does not give its connections away" in text
+        assert "gunicorn --threads" in text
+        assert server.get("/both") == (200, "page")
+
+
+def test_worker_of_gunicorn_that_serves_one_at_a_time_is_refused_with_what_to_do() -> None:
+    with Elsewhere("gunicorn-sync") as server:
+        status, text = refusal_of(server)
+        assert status == 501
+        assert "start gunicorn with --threads 100 or with -k gevent" in text
+
+
+@pytest.mark.parametrize("name", ["eventlet", "gunicorn-eventlet"])
+def test_gevent_backend_on_eventlet_is_refused_with_what_to_do(name: str) -> None:
+    with Elsewhere(name, env={"BACKEND": "GeventWebSocket", "SERVER_HUB": ""}) as server:
+        status, text = refusal_of(server)
+        assert status == 501
+        assert "GeventWebSocket does not run on eventlet; use WebSocket, which does" in text
+
+
+@pytest.mark.parametrize("name", ["gunicorn-gevent", "eventlet"])
+def test_client_class_for_threads_in_a_server_of_greenlets_is_refused(name: str) -> None:
+    with Elsewhere(name, env={"SERVER_HUB": ""}) as server:
+        status, text = refusal_of(server)
+        assert status == 501
+        assert "WebSocketClient is for threads" in text
+
+
+@pytest.mark.parametrize("name", ["gunicorn-gthread", "gunicorn-gevent"])
+def test_certificate_of_gunicorns_is_refused_with_what_to_do(name: str, tmp_path: Path) -> None:
+    make_certificate(tmp_path)
+    files = ["--certfile", str(tmp_path / "cert.pem"), "--keyfile", str(tmp_path / "key.pem")]
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        Elsewhere(name, "WebSocket", *files) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock,
+        context.wrap_socket(sock) as secure,
+    ):
+        secure.sendall(handshake(server.address))
+        with secure.makefile("rb") as stream:
+            answer = stream.read()
+    assert answer.split()[1] == b"501"
+    assert b"have a proxy in front of it" in answer
+
+
+GUNICORNS = [cell for cell in CELLS if cell[0].startswith("gunicorn")]
+of_gunicorn = pytest.mark.parametrize("cell", GUNICORNS, ids="-".join)
+
+
+@of_gunicorn
+def test_reload_of_gunicorn_ends_connections_with_1012_and_the_next_worker_serves(
+    cell: tuple[str, str],
+) -> None:
+    with Elsewhere(*cell) as server:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(open_client(server, "/echo")) for _ in range(5)]
+            busy = stack.enter_context(open_client(server, "/push"))
+            before = server.workers()
+            server.reload()
+            assert [closed(ws) for ws in [*clients, busy]] == [(1012, "service restart")] * 6
+        assert eventually(lambda: not {*server.workers()} & {*before}, 15)
+        with open_client(server, "/echo") as ws:
+            ws.send("again")
+            assert ws.recv(timeout=10) == "again"
+        assert not server.noise()
+
+
+@of_gunicorn
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
+def test_stop_of_gunicorn_ends_connections_with_1012(cell: tuple[str, str], number: int) -> None:
+    with Elsewhere(*cell) as server:
+        with open_client(server, "/echo") as ws, open_client(server, "/push") as busy:
+            server.send(number)
+            assert closed(ws)[0] == closed(busy)[0] == 1012
+        server.process.wait(20)
+        assert not server.noise()
+
+
+@of_gunicorn
+def test_last_request_of_a_gunicorn_worker_ends_its_connections_with_1012(
+    cell: tuple[str, str],
+) -> None:
+    with Elsewhere(*cell, "--max-requests", "20") as server, open_client(server, "/echo") as ws:
+        for _ in range(20):
+            server.get("/both")
+        assert closed(ws) == (1012, "service restart")
+
+
+@of_gunicorn
+def test_gunicorns_timeout_leaves_connections_that_are_longer_alone(cell: tuple[str, str]) -> None:
+    with Elsewhere(*cell, "--timeout", "2") as server, open_client(server, "/echo") as ws:
+        pid = server.worker
+        for _ in range(10):
+            ws.send("still")
+            assert ws.recv(timeout=10) == "still"
+            time.sleep(0.5)
+        assert server.worker == pid
+
+
+@pytest.mark.parametrize("backend", KINDS["gunicorn-gevent"].backends)
+def test_worker_that_gunicorn_ends_for_its_timeout_ends_connections_with_1012(backend: str) -> None:
+    cell = "gunicorn-gevent", backend, "--timeout", "2"
+    with Elsewhere(*cell) as server, open_client(server, "/echo") as ws:
+        ws.send("x")
+        assert ws.recv(timeout=10) == "x"
+        with suppress(OSError, HTTPException):
+            # Which the hub does not come back from.
+            server.get("/compute/30")
+        assert closed(ws)[0] == 1012
+
+
+@pytest.mark.parametrize("name", ["pywsgi", "eventlet"])
+def test_interrupt_of_a_program_tells_its_connections(name: str) -> None:
+    with Elsewhere(name) as server:
+        with open_client(server, "/echo") as ws, open_client(server, "/push") as busy:
+            # gevent raises the interrupt where it is, which is not to be the handshake.
+            ws.send("x")
+            assert ws.recv(timeout=10) == "x"
+            assert busy.recv(timeout=10)
+            server.send(signal.SIGINT)
+            assert closed(ws)[0] == closed(busy)[0] == 1001
+        server.process.wait(20)
+
+
+def closed(ws: ClientConnection) -> tuple[int | None, str | None]:
+    with suppress(ConnectionClosed):
+        while True:
+            ws.recv(timeout=20)
+    return ws.close_code, ws.close_reason
+
+
+def refusal_of(server: Elsewhere) -> tuple[int, str]:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+        sock.sendall(handshake(server.address))
+        response = HTTPResponse(sock)
+        response.begin()
+        return response.status, response.read().decode().strip()
