@@ -19,7 +19,7 @@ PARALLEL := --numprocesses 4 --dist worksteal
 SOURCES := setup.py pyproject.toml $(wildcard $(addprefix flask_uwsgi_ws/,*.p* backends/*.p* compat/*.p* queues/*.p*))
 
 .PHONY: run test test-uncompiled test-operations test-all smoke style types coverage docs conformance \
-    conformance-quick bench bench-quick bench-workers bench-rooms idle reload rooms screenshots soak fuzz \
+    conformance-quick bench bench-quick bench-workers bench-rooms bench-servers idle reload rooms screenshots soak fuzz \
     fuzz-differential asan clean
 
 run: .venv/installed
@@ -59,10 +59,10 @@ docs: .venv/docs .venv/installed build/uncompiled/installed
 	tests/uncompiled $(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 	@echo "build/docs/index.html is the documentation"
 
-conformance: .venv/installed
+conformance: .venv/tools .venv/installed build/gunicorn-eventlet/installed
 	$(BIN)/python tests/conformance $(ARGS)
 
-conformance-quick: .venv/installed
+conformance-quick: .venv/tools .venv/installed build/gunicorn-eventlet/installed
 	$(BIN)/python tests/conformance --quick $(ARGS)
 
 # The worker of each mode, three times under 500 clients that come back.
@@ -86,6 +86,10 @@ bench-workers: .venv/tools .venv/installed
 # A message to a room of a thousand clients, beside Flask-SocketIO and websockets.
 bench-rooms: .venv/tools .venv/installed
 	$(BIN)/python -m benchmarks.rooms $(ARGS)
+
+# flask-sock's echo on its own servers, and with another import on them and on uWSGI.
+bench-servers: .venv/tools .venv/installed build/gunicorn-eventlet/installed
+	$(BIN)/python -m benchmarks.elsewhere $(ARGS)
 
 # Connections that are idle for 150 s behind nginx and uWSGI's router, with their defaults.
 idle: .venv/tools .venv/installed

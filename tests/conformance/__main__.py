@@ -1,4 +1,4 @@
-"""Run the Autobahn testsuite against the echo of every backend.
+"""Run the Autobahn testsuite against the echo of every backend, and on servers that are not uWSGI.
 
 python tests/conformance [--quick] [--servers threads,gevent] [--cases '1.*,2.*']
 
@@ -18,11 +18,18 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent.parent))
 
 import report
+from elsewhere import CELLS, Elsewhere
 from modes import BACKENDS, MODES
 from testsuite import Failed, Run, install
 from uwsgi_server import ROOT, Server
 
 SAVED = ROOT / "docs" / "conformance.txt"
+# By name, a server that is not uWSGI and a backend.
+ELSEWHERE = {
+    name if backend == "WebSocket" else f"{name}-{backend}": (name, backend)
+    for name, backend in CELLS
+}
+SERVERS = [*BACKENDS, *(name for name, (_, backend) in ELSEWHERE.items() if backend == "WebSocket")]
 QUICK = ",".join(f"{group}.*" for group in (1, 2, 3, 4, 5, 6, 7, 10))
 
 
@@ -30,14 +37,17 @@ def _arguments() -> argparse.Namespace:
     description, usage, _ = (__doc__ or "").split("\n\n")
     parser = argparse.ArgumentParser(usage=usage, description=description)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK}, about a minute")
-    parser.add_argument("--servers", default=",".join(BACKENDS), help="default: %(default)s")
+    parser.add_argument(
+        "--servers", help=f"default: {','.join(BACKENDS)}; with --quick {','.join(SERVERS)}"
+    )
     parser.add_argument("--cases", help="patterns; default: all")
     parser.add_argument("--jobs", type=int, default=2, help="servers at a time (default 2)")
     arguments = parser.parse_args()
-    arguments.servers = arguments.servers.split(",")
+    default = SERVERS if arguments.quick else list(BACKENDS)
+    arguments.servers = arguments.servers.split(",") if arguments.servers else default
     for name in arguments.servers:
-        if name not in BACKENDS:
-            parser.error(f"there is no {name!r}; there are {', '.join(BACKENDS)}")
+        if name not in (*BACKENDS, *ELSEWHERE):
+            parser.error(f"there is no {name!r}; there are {', '.join((*BACKENDS, *ELSEWHERE))}")
     arguments.whole = arguments.servers == list(BACKENDS) and not (
         arguments.quick or arguments.cases
     )
@@ -55,13 +65,19 @@ def _run(servers: Sequence[str], cases: Sequence[str], jobs: int) -> report.Resu
             while waiting and len(running) < jobs:
                 name = waiting.pop(0)
                 parts = everything.enter_context(contextlib.ExitStack())
-                server = parts.enter_context(MODES[name].serve(app="conformance"))
+                server = parts.enter_context(_server(name))
                 running[parts.enter_context(Run(name, server.ws, cases))] = parts
             _wait(list(running))
             for run in [run for run in running if run.over()]:
                 results[run.name] = run.results()
                 running.pop(run).close()
     return results
+
+
+def _server(name: str) -> Server:
+    if name in BACKENDS:
+        return MODES[name].serve(app="conformance")
+    return Elsewhere(*ELSEWHERE[name], app="conformance")
 
 
 def _wait(running: Sequence[Run]) -> None:
