@@ -82,6 +82,13 @@ class Elsewhere(FlaskRun):
             logs.append("--no-control-socket")
         return [*run, *logs, *self.kind.options, *self._options, f"{self._app}:app"]
 
+    def interrupt(self) -> None:
+        if self.name != "eventlet":
+            super().interrupt()
+        else:
+            # Interrupted, it waits for all that its greenlets do, and sometimes without an end.
+            self.process.terminate()
+
     def send(self, number: int) -> None:
         """Send a signal to gunicorn's arbiter, or the server's only process."""
         os.kill(self.process.pid, number)
