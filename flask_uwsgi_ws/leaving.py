@@ -20,9 +20,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from .ending import GOING_AWAY, SERVICE_RESTART, close_all, reason, worker_end
-from .locks import pause
+from .occasions import let_pass
 from .servers import server_hub
-from .unpatched import threads_are_patched
 
 if TYPE_CHECKING:
     from .clients import Clients
@@ -97,11 +96,9 @@ def _tell() -> None:
     # not tell a worker why it ends.
     follows = os.environ.get("WERKZEUG_RUN_MAIN") == "true" or _gunicorn_worker() is not None
     code = SERVICE_RESTART if follows else GOING_AWAY
-    # That of greenlets lets their hub send.
-    wait = time.sleep if threads_are_patched() else pause
     clients = _begin_all(code)
     end = time.monotonic() + _HURRY
     while any(client.connected for client in clients) and time.monotonic() < end:
-        wait(0.01)
+        let_pass(0.01)
     if clients:
-        wait(_LAST_MOMENT)
+        let_pass(_LAST_MOMENT)

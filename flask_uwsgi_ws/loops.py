@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import importlib
 import os
 import selectors
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .servers import loop_engine, uwsgi_module
-from .unpatched import unpatched
+from .unpatched import threads_are_patched
 
 #: Environment variable that forbids uvloop with ``0``.
 UVLOOP = "FLASK_UWSGI_WS_UVLOOP"
@@ -33,20 +36,75 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def _make_loop() -> asyncio.AbstractEventLoop:
+    if threads_are_patched() and loop_engine() != "asyncio":
+        return _GreenEventLoop()
     if os.environ.get(UVLOOP) != "0":
         try:
             import uvloop
         except ImportError:
             pass
         else:
-            _need_descriptors(_UVLOOPS)
+            need_descriptors(_UVLOOPS)
             return uvloop.new_event_loop()
-    # Not the selector that gevent or eventlet has put in the place of it.
-    return asyncio.SelectorEventLoop(unpatched(selectors, "DefaultSelector")())
+    return asyncio.new_event_loop()
 
 
-def _need_descriptors(count: int) -> None:
-    """Raise OSError unless so many are left."""
+class _GreenEventLoop(asyncio.SelectorEventLoop):
+    """A loop in a greenlet, that lets the others of its thread go on while it waits.
+
+    For a server whose threads gevent or eventlet has made greenlets, as everything that the
+    standard library waits with.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_GreenSelector(self, _green_selector()))
+
+
+class _GreenSelector(selectors.BaseSelector):
+    """Waits as gevent or eventlet does; no loop runs meanwhile, for who asks in its thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, selector: selectors.BaseSelector) -> None:
+        self._loop, self._selector = loop, selector
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        asyncio._set_running_loop(None)
+        try:
+            if timeout == 0:
+                # A loop that is never idle must not keep the others from running.
+                time.sleep(0)
+            return self._selector.select(timeout)
+        finally:
+            asyncio._set_running_loop(self._loop)
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._selector.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return self._selector.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return self._selector.modify(fileobj, events, data)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        return self._selector.get_map()
+
+    def close(self) -> None:
+        self._selector.close()
+
+
+def _green_selector() -> selectors.BaseSelector:
+    name, kind = "eventlet.green.selectors", "DefaultSelector"
+    if "eventlet.patcher" not in sys.modules:
+        name, kind = "gevent.selectors", "GeventSelector"
+    selector: selectors.BaseSelector = getattr(importlib.import_module(name), kind)()
+    return selector
+
+
+def need_descriptors(count: int) -> None:
+    """See that so many descriptors are left.
+
+    :raises OSError: if not.
+    """
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))

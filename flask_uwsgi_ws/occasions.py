@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from typing import Any
 
-from .locks import Lock
+from .locks import Lock, pause
 from .servers import server_hub
+from .unpatched import threads_are_patched
 
 
 class Occasion:
@@ -53,6 +55,12 @@ class Occasion:
             is_last, self._over = self._over, True
         if is_last:
             os.close(self._fd)
+
+
+def let_pass(seconds: float) -> None:
+    """Let some time pass, in this thread or, where it is a hub's, in this greenlet."""
+    wait = time.sleep if threads_are_patched() else pause
+    wait(seconds)
 
 
 def _wait_to_read(hub: str, fd: int) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import importlib.util
 import selectors
 import sys
-import threading
-from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -51,29 +48,3 @@ def threads_are_patched() -> bool:
         return True
     patcher = sys.modules.get("eventlet.patcher")
     return patcher is not None and bool(patcher.is_monkey_patched("thread"))
-
-
-def start_thread(run: Callable[[], object], name: str) -> None:
-    """Start a thread of the operating system's in any case.
-
-    :raises RuntimeError: if there is none to be had.
-    """
-    if not threads_are_patched():
-        threading.Thread(target=run, name=name, daemon=True).start()
-        return
-
-    def run_and_clean() -> None:
-        try:
-            run()
-        finally:
-            _drop_hub()
-
-    unpatched(_thread, "start_new_thread")(run_and_clean, ())
-
-
-def _drop_hub() -> None:
-    """Give back the hub that gevent has made for this thread, if it waited for something."""
-    local = sys.modules.get("gevent._hub_local")
-    hub = local.get_hub_if_exists() if local is not None else None
-    if hub is not None:
-        hub.destroy(destroy_loop=True)

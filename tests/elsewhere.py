@@ -76,17 +76,15 @@ class Elsewhere(FlaskRun):
         if not self.name.startswith("gunicorn"):
             return [sys.executable, str(APPS / f"serve_{self.name}.py"), self._app, str(self.port)]
         run = [sys.executable, "-m", "gunicorn", "--bind", self.address, "--graceful-timeout", "8"]
-        logs = ["--access-logfile", "-"]
-        if not self.kind.is_old:
-            # It would be in the home folder.
-            logs.append("--no-control-socket")
+        # Its control socket would be in the home folder.
+        logs = ["--access-logfile", "-", "--no-control-socket"]
         return [*run, *logs, *self.kind.options, *self._options, f"{self._app}:app"]
 
     def interrupt(self) -> None:
-        if self.name != "eventlet":
+        if self.name not in ("eventlet", "pywsgi"):
             super().interrupt()
         else:
-            # Interrupted, it waits for all that its greenlets do, and sometimes without an end.
+            # An interrupt is raised in whichever greenlet runs, and may end that one only.
             self.process.terminate()
 
     def send(self, number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import ssl
 import struct
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -19,9 +21,11 @@ import pytest
 import websocket as websocket_client
 from certificates import make_certificate
 from elsewhere import CELLS, KINDS, Elsewhere
+from members import Member, in_view, outside
 from peers import close_of, ended, eventually, leaves_nothing, open_client
 from playwright.sync_api import Browser
 from raw import RawClient, frame
+from redis_server import Redis
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
@@ -314,7 +318,7 @@ def test_worker_that_gunicorn_ends_for_its_timeout_ends_connections_with_1012(ba
         assert ws.recv(timeout=10) == "x"
         with suppress(OSError, HTTPException):
             # Which the hub does not come back from.
-            server.get("/compute/30")
+            server.get("/compute-in-view/30")
         assert closed(ws)[0] == 1012
 
 
@@ -344,3 +348,83 @@ def refusal_of(server: Elsewhere) -> tuple[int, str]:
         response = HTTPResponse(sock)
         response.begin()
         return response.status, response.read().decode().strip()
+
+
+ASYNCIO = [name for name, backend in CELLS if backend == "AsyncioWebSocket"]
+
+
+@pytest.fixture(params=ASYNCIO, scope="module")
+def greened(request: pytest.FixtureRequest) -> Iterator[Elsewhere]:
+    """Coroutines beside views, on each server."""
+    with Elsewhere(request.param, "AsyncioWebSocket", app="greened") as server:
+        yield server
+
+
+@pytest.mark.parametrize("path", ["/log", "/log-in-thread", "/to-thread"])
+def test_coroutines_wait_for_what_views_wait_for_too(greened: Elsewhere, path: str) -> None:
+    with ThreadPoolExecutor(4) as pool, ExitStack() as stack:
+        clients = [stack.enter_context(open_client(greened, path)) for _ in range(10)]
+        for turn in range(5):
+            pages = [pool.submit(greened.get, "/log") for _ in range(4)]
+            for ws in clients:
+                ws.send(f"turn {turn}")
+            assert [ws.recv(timeout=20) for ws in clients] == [f"turn {turn}"] * 10
+            assert [page.result(20) for page in pages] == [(200, "logged")] * 4
+    assert eventually(lambda: greened.get("/clients") == (200, "0"))
+
+
+def test_handler_gets_what_a_view_puts_into_a_queue(greened: Elsewhere) -> None:
+    with open_client(greened, "/word") as ws:
+        assert ws.recv(timeout=10) == "ready"
+        assert greened.get("/put/hello") == (200, "hello")
+        assert ws.recv(timeout=10) == "hello"
+
+
+def test_view_that_closes_a_client_that_does_not_answer_holds_up_nobody_else(
+    greened: Elsewhere,
+) -> None:
+    with RawClient(greened.port, "/silent"), ThreadPoolExecutor(1) as pool:
+        assert eventually(lambda: greened.get("/clients") == (200, "1"))
+        closing = pool.submit(greened.get, "/close-all")
+        served = 0
+        while not closing.done():
+            served += greened.get("/pid")[0] == 200
+        assert closing.result() == (200, "closed")
+    # It waits for seconds, in which others are answered one after the other.
+    assert served > 20
+
+
+@pytest.mark.parametrize("name", ["werkzeug", "gunicorn-gthread"])
+def test_thread_that_can_have_no_hub_answers_503_and_the_server_lives(name: str) -> None:
+    with Elsewhere(name, "GeventWebSocket") as server:
+        pid = server.worker
+        server.get("/hoard/8")
+        # libev would end the process.
+        assert refusal_of(server)[0] == 503
+        server.get("/spend")
+        with open_client(server, "/echo") as ws:
+            ws.send("again")
+            assert ws.recv(timeout=10) == "again"
+        assert server.worker == pid
+
+
+def test_what_another_thread_has_sent_goes_out_before_the_end() -> None:
+    cell = "gunicorn-gthread", "GeventWebSocket"
+    with Elsewhere(*cell) as server, open_client(server, "/thread-sends") as ws:
+        heard = [ws.recv(timeout=10) for _ in range(6)]
+        assert heard == [*(f"{number}" for number in range(5)), "last"]
+        assert closed(ws)[0] == 1000
+
+
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_rooms_through_redis(cell: tuple[str, str], tmp_path: Path) -> None:
+    with Redis(tmp_path) as redis:
+        options = json.dumps({"message_queue": redis.url, "queue_prefix": "tests"})
+        with Elsewhere(*cell, app="rooms", env={"OPTIONS": options}) as server:
+            with Member(server, "a") as one, Member(server, "a") as two:
+                one.do("send_to", room="a", message="from a handler")
+                assert [one.next(), two.next()] == ["from a handler"] * 2
+                outside(redis.url, "tests").send_to("a", "from outside")
+                assert [one.next(), two.next()] == ["from outside"] * 2
+                assert in_view(server, "presence", room="a").keys() == {one.id, two.id}
+            assert not server.noise()

@@ -15,6 +15,8 @@ import inspect
 import logging
 import os
 import socket
+import sys
+import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -37,7 +39,7 @@ from ..middleware import NO_THREAD, BaseMiddleware, NoThreadError, Opening
 from ..occasions import Occasion
 from ..servers import loop_engine, server_hub, threads_run
 from ..settings import Settings
-from ..unpatched import start_thread, threads_are_patched
+from ..unpatched import threads_are_patched
 from .evented import TICK, EventedClient, Reactor
 
 _log = logging.getLogger(__name__)
@@ -57,6 +59,9 @@ class AsyncioReactor(Reactor):
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.get_running_loop()
+        #: The one that the loop runs in, where others of its thread have to wake it.
+        in_thread = loop_engine() != "asyncio" and threads_are_patched()
+        self.greenlet = _current_greenlet() if in_thread else None
         self._ticks: asyncio.TimerHandle | None = None
         self._later: asyncio.TimerHandle | None = None
 
@@ -104,6 +109,11 @@ class AsyncioReactor(Reactor):
         self.loop.call_soon_threadsafe(self.take_foreign)
 
 
+def _current_greenlet() -> Any:
+    greenlet = sys.modules.get("greenlet")
+    return greenlet.getcurrent() if greenlet is not None else None
+
+
 _reactor: AsyncioReactor | None = None
 
 
@@ -138,6 +148,7 @@ class AsyncioWebSocketClient(EventedClient):
     ) -> None:
         reactor = _current_reactor()
         self._loop = reactor.loop
+        self._greenlet = reactor.greenlet
         self._tasks: weakref.WeakSet[asyncio.Task[Any]] | None = None
         super().__init__(environ, sock, settings, subprotocol, deflate, reactor)
 
@@ -147,6 +158,11 @@ class AsyncioWebSocketClient(EventedClient):
         return BlockingClient(self)
 
     # Waiting.
+
+    def _is_foreign(self) -> bool:
+        if self._greenlet is not None:
+            return _current_greenlet() is not self._greenlet
+        return bool(thread_ident() != self._reactor.thread)
 
     def _wake(self, waiter: Any) -> None:
         if not waiter.done():
@@ -545,8 +561,10 @@ class _LoopThread:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = new_event_loop()
+        # A greenlet, where a server has greenlets for threads.
+        thread = threading.Thread(target=self._run, name="flask-uwsgi-ws event loop", daemon=True)
         try:
-            start_thread(self._run, "flask-uwsgi-ws event loop")
+            thread.start()
         except RuntimeError:
             self.loop.close()
             raise
@@ -588,17 +606,10 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
             )
         if not threads_run():
             return "AsyncioWebSocket needs Python threads; start uWSGI with --enable-threads"
-        if not threads_are_patched() or loop_engine() == "asyncio":
-            return None
-        if not server_hub():
+        if threads_are_patched() and loop_engine() != "asyncio" and not server_hub():
             return (
                 "AsyncioWebSocket has its loop in a thread, which gevent has made a greenlet "
                 "(gevent.monkey); leave that out, or use GeventWebSocket"
-            )
-        if self.websocket.settings(self.app).message_queue is not None:
-            return (
-                "AsyncioWebSocket needs threads for its message queue, which are greenlets in this "
-                "server: use WebSocket here"
             )
         return None
 
@@ -629,7 +640,11 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
         if loop_engine() == "asyncio":
             self._begin(opening, handler, arguments)
             return
-        over = Occasion() if opening.holds else None
+        try:
+            over = Occasion() if opening.holds else None
+        except OSError:
+            self.websocket.clients.expect_no_more()
+            raise
         _thread_loop().call_soon_threadsafe(self._begin, opening, handler, arguments, over)
         if over is not None:
             over.wait()
@@ -748,8 +763,11 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
                 loop.call_soon_threadsafe(_settle, done, failure)
 
         context = contextvars.copy_context()
+        thread = threading.Thread(
+            target=context.run, args=(run,), name=f"websocket {client.id}", daemon=True
+        )
         try:
-            start_thread(partial(context.run, run), f"websocket {client.id}")
+            thread.start()
         except RuntimeError as error:
             raise NoThreadError(f"{error}") from error
         await done
@@ -823,7 +841,7 @@ class AsyncioWebSocket(WebSocket):
         if reactor is None or reactor.pid != os.getpid():
             # There has been no client yet.
             return
-        if thread_ident() == reactor.thread:
+        if thread_ident() == reactor.thread and reactor.greenlet in (None, _current_greenlet()):
             reactor.catch_up()
             call(*arguments)
         else:

@@ -37,7 +37,8 @@ from ..client import (
 )
 from ..compression import Deflate
 from ..connection import CLOSED, CLOSING, OPEN, close_payload
-from ..locks import Lock, pause, thread_ident
+from ..locks import Lock, thread_ident
+from ..occasions import let_pass
 from ..poller import Poller
 from ..settings import Settings
 from ..sockets import AT_ONCE, RawSocket
@@ -589,7 +590,7 @@ class EventedClient(BaseClient):
         """
         self._leave(frame)
         while self._has_much_to_send():
-            pause(0.001)
+            let_pass(0.001)
             if self._connection.state != _OPEN:
                 raise self._ended()
 
@@ -614,7 +615,7 @@ class EventedClient(BaseClient):
         deadline = time.monotonic() + self._settings.close_timeout
         self._reactor.leave(self.close_late, code, reason)
         while self._connection.state != _CLOSED and time.monotonic() < deadline:
-            pause(0.002)
+            let_pass(0.002)
         self._reactor.leave(self.finish_closing)
 
     # What takes several waits is a generator, which waits at each yield for a
@@ -623,6 +624,8 @@ class EventedClient(BaseClient):
 
     def closing(self, code: int, reason: str) -> Iterator[float]:
         """Do the closing handshake, :rfc:`6455` section 7.1.2. In the loop's thread."""
+        # What other threads have sent goes before the Close frame.
+        self._reactor.catch_up()
         if not self.start_closing(code, reason):
             return
         deadline = time.monotonic() + self._settings.close_timeout

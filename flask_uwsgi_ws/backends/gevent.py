@@ -26,6 +26,7 @@ from ..ending import worker_end
 from ..extension import WebSocket
 from ..greenlets import current
 from ..locks import Lock, thread_ident
+from ..loops import need_descriptors
 from ..middleware import BaseMiddleware, Environ, Opening
 from ..patching import patch
 from ..servers import loop_engine, server_hub, uwsgi_module
@@ -38,6 +39,9 @@ NO_LOOP = (
     "GeventWebSocket needs uWSGI's gevent loop: start uWSGI with --gevent 100, "
     "or use WebSocket, which has a thread for each connection"
 )
+
+# Descriptors of a hub and a reactor, and some more.
+_HUBS = 10
 
 _EVENTLET = "GeventWebSocket does not run on eventlet; use WebSocket, which does"
 
@@ -185,6 +189,9 @@ class GeventWebSocketMiddleware(BaseMiddleware):
         return super().__call__(environ, start_response)
 
     def prepare_worker(self) -> None:
+        if get_hub_if_exists() is None:
+            # One is made for this request's thread, and libev ends the process without them.
+            need_descriptors(_HUBS)
         if loop_engine() == "gevent":
             worker_end().call_in_loop(_current_reactor().leave)
         super().prepare_worker()

@@ -219,6 +219,9 @@ class HubClient(EventedClient, BlockingCalls):
         if self._is_foreign():
             self._send_foreign(frame)
             return
+        if self._left:
+            # Other threads have sent before.
+            self._reactor.catch_up()
         self._put(frame)
         if self._unsent > self._most_at_once and current() is not self._hub_reactor.hub:
             self._wait_to_send()

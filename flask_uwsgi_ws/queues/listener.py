@@ -112,10 +112,8 @@ class Listener:
             self._pending.clear()
             self._confirmed.clear()
         pubsub.subscribe(queue.key("all", ""), queue.key("worker", worker_token()))
-        poll = select.poll()
         # There is no public name for it; get_message would not wake when the bell rings.
-        poll.register(pubsub.connection._sock, select.POLLIN)
-        poll.register(self._bell, select.POLLIN)
+        wait = _waiter(pubsub.connection._sock, self._bell)
         asked = False
         while True:
             # What has begun to come is waited for; without a timeout the rest of a large message
@@ -129,13 +127,13 @@ class Listener:
                     self._take(message)
                 continue
             self._subscribe(pubsub)
-            ready = poll.poll(_SILENCE * 1000)
+            ready = wait(_SILENCE)
             if not ready:
                 if asked:
                     raise RedisError(f"no answer within {_SILENCE:g} seconds")
                 pubsub.ping()
                 asked = True
-            elif any(fd == self._bell.fileno() for fd, _ in ready):
+            elif self._bell.fileno() in ready:
                 self._bell.recv(4096)
 
     def _subscribe(self, pubsub: Any) -> None:
@@ -289,3 +287,15 @@ class Listener:
             waiting, self._waiting = list(self._waiting.values()), {}
         for each in waiting:
             each.set()
+
+
+def _waiter(*sockets: socket.socket) -> Callable[[float], list[int]]:
+    """Give what waits so many seconds for one of them to be readable, and gives these."""
+    fds = [each.fileno() for each in sockets]
+    if not hasattr(select, "poll"):
+        # eventlet has taken it away, since it has none that lets others run.
+        return lambda seconds: select.select(fds, [], [], seconds)[0]
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return lambda seconds: [fd for fd, _ in poll.poll(seconds * 1000)]

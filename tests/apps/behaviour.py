@@ -5,6 +5,7 @@ Each route is one way of using a client; ``behaviour_asyncio.py`` has the same.
 
 from __future__ import annotations
 
+import _thread
 import concurrent.futures
 import importlib
 import os
@@ -16,6 +17,7 @@ from common import about_client, clients, released, tell_close, tell_end, toil, 
 from common import app as app
 
 from flask_uwsgi_ws import ConnectionClosed
+from flask_uwsgi_ws.unpatched import unpatched
 
 
 def number_in(ws: Any) -> float:
@@ -133,6 +135,22 @@ def stream(ws: Any) -> None:
 @websocket.route("/sleep")
 def sleep(ws: Any) -> None:
     time.sleep(number_in(ws))
+
+
+@websocket.route("/thread-sends")
+def thread_sends(ws: Any) -> None:
+    """Have a real thread send, and send after it, and end."""
+    done = unpatched(_thread, "allocate_lock")()
+    done.acquire()
+
+    def send() -> None:
+        for number in range(5):
+            ws.send(f"{number}")
+        done.release()
+
+    unpatched(_thread, "start_new_thread")(send, ())
+    done.acquire()
+    ws.send("last")
 
 
 @websocket.route("/toil")
