@@ -318,7 +318,7 @@ def test_worker_that_gunicorn_ends_for_its_timeout_ends_connections_with_1012(ba
         assert ws.recv(timeout=10) == "x"
         with suppress(OSError, HTTPException):
             # Which the hub does not come back from.
-            server.get("/compute-in-view/30")
+            server.get("/computing/30")
         assert closed(ws)[0] == 1012
 
 

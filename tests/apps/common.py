@@ -98,8 +98,8 @@ def tell_close(ws: Any) -> None:
     tell_end(ws, ws.close_code, ws.close_reason)
 
 
-@app.route("/compute-in-view/<int:seconds>")
-def compute_in_view(seconds: int) -> str:
+@app.route("/computing/<int:seconds>")
+def computing(seconds: int) -> str:
     """Compute without a pause, so that nothing else goes on in this thread."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
