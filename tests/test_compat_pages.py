@@ -26,7 +26,7 @@ SERVED.append(("flask_uwsgi_websocket_asyncio", "asyncio-engine"))
 @pytest.fixture(params=SERVED, ids="-".join, scope="module")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     app, mode = request.param
-    # Behind uWSGI's router, as those packages say to serve their apps.
+    # Behind uWSGI's router, as Flask-uWSGI-WebSocket starts its apps.
     with MODES[mode].serve(app=f"compat_pages.{app}", router=True) as running:
         yield running
 

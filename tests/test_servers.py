@@ -428,3 +428,40 @@ def test_rooms_through_redis(cell: tuple[str, str], tmp_path: Path) -> None:
                 assert [one.next(), two.next()] == ["from outside"] * 2
                 assert in_view(server, "presence", room="a").keys() == {one.id, two.id}
             assert not server.noise()
+
+
+# Every package that has a stand-in, on every server.
+MOVED = [
+    (app, name, "WebSocket")
+    for app in (
+        "flask_sock",
+        "flask_sockets",
+        "flask_threaded_sockets",
+        "flask_uwsgi_websocket",
+        "flask_uwsgi_websocket_asyncio",
+    )
+    for name in ("werkzeug", *KINDS)
+]
+MOVED += [
+    ("flask_uwsgi_websocket", name, "GeventWebSocket") for name in ("gunicorn-gevent", "pywsgi")
+]
+
+
+@pytest.mark.parametrize("cell", MOVED, ids="-".join)
+def test_app_that_moved_by_an_import_talks(cell: tuple[str, str, str]) -> None:
+    app, name, backend = cell
+    with Elsewhere(name, backend, app=f"compat_pages.{app}") as server, ExitStack() as stack:
+        paths = ("/echo", "/loud/shout", "/chat/Ada")
+        echo, shout, ada = (stack.enter_context(open_client(server, path)) for path in paths)
+        for ws, answer in ((echo, "hello"), (shout, "HELLO")):
+            ws.send("hello")
+            assert ws.recv(timeout=10) == answer
+        with open_client(server, "/chat/Grace") as grace:
+            assert [ada.recv(timeout=10) for _ in range(2)] == ["Ada is here", "Grace is here"]
+            assert grace.recv(timeout=10) == "Grace is here"
+            ada.send("é€😀")
+            assert [ws.recv(timeout=10) for ws in (ada, grace)] == ["Ada: é€😀"] * 2
+        assert ada.recv(timeout=10) == "Grace has left"
+        echo.send("bye")
+        assert closed(echo)[0] == 1000
+        assert not server.noise()
