@@ -10,6 +10,32 @@ from types import TracebackType
 from wire import frame as frame
 
 
+def handshake(
+    address: str,
+    path: str = "/echo",
+    method: str = "GET",
+    version: str = "HTTP/1.1",
+    **headers: str | None,
+) -> bytes:
+    """Give the bytes of an opening handshake.
+
+    :param address: the server's host and port.
+    :param path: the route.
+    :param headers: instead of or besides those of a right one; ``None`` leaves one out.
+    """
+    wanted: dict[str, str | None] = {
+        "Host": address,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
+        "Sec-WebSocket-Version": "13",
+    }
+    wanted.update({name.replace("_", "-"): value for name, value in headers.items()})
+    lines = [f"{method} {path} {version}"]
+    lines += [f"{name}: {value}" for name, value in wanted.items() if value is not None]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
 class RawClient:
     """A connection to a server's WebSocket route.
 
@@ -26,19 +52,9 @@ class RawClient:
         version: str = "HTTP/1.1",
         **headers: str | None,
     ) -> None:
-        wanted: dict[str, str | None] = {
-            "Host": f"127.0.0.1:{port}",
-            "Upgrade": "websocket",
-            "Connection": "Upgrade",
-            "Sec-WebSocket-Key": base64.b64encode(os.urandom(16)).decode(),
-            "Sec-WebSocket-Version": "13",
-        }
-        wanted.update({name.replace("_", "-"): value for name, value in headers.items()})
-        lines = [f"{method} {path} {version}"]
-        lines += [f"{name}: {value}" for name, value in wanted.items() if value is not None]
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        self.socket.sendall(handshake(f"127.0.0.1:{port}", path, method, version, **headers))
         self._rest = b""
         head = b""
         while b"\r\n\r\n" not in head:

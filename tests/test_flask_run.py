@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import os
 import socket
 import ssl
 from pathlib import Path
@@ -11,20 +9,8 @@ from pathlib import Path
 import pytest
 from flask_run import BACKENDS, FlaskRun
 from peers import eventually, open_client
+from raw import handshake
 from websockets.exceptions import ConnectionClosed
-
-
-def handshake(address: str) -> bytes:
-    lines = [
-        "GET /echo HTTP/1.1",
-        f"Host: {address}",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
-        "Sec-WebSocket-Version: 13",
-    ]
-    return "\r\n".join([*lines, "", ""]).encode()
-
 
 # Each with a server of its own.
 

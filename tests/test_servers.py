@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
-import os
 import signal
 import socket
 import ssl
@@ -24,22 +22,10 @@ from elsewhere import CELLS, KINDS, Elsewhere
 from members import Member, in_view, outside
 from peers import close_of, ended, eventually, leaves_nothing, open_client
 from playwright.sync_api import Browser
-from raw import RawClient, frame
+from raw import RawClient, frame, handshake
 from redis_server import Redis
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
-
-
-def handshake(address: str) -> bytes:
-    lines = [
-        "GET /echo HTTP/1.1",
-        f"Host: {address}",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
-        "Sec-WebSocket-Version: 13",
-    ]
-    return "\r\n".join([*lines, "", ""]).encode()
 
 
 @pytest.fixture(params=CELLS, ids="-".join, scope="module")
