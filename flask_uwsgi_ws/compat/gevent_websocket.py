@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
@@ -156,6 +157,8 @@ class WebSocket:
         self._received = 0
         # Whether the handler has been told of the end, has made it, or has ended itself.
         self._ended = False
+        # That of the handler, or its greenlet's number.
+        self._thread = threading.get_ident()
         # When the first message could not be sent any more, and how many had been received.
         self._lost: tuple[float, int] | None = None
 
@@ -252,7 +255,9 @@ class WebSocket:
         if self._lost is None or self._lost[1] != self._received:
             # Answers to what came before the end are no error where that has not been told yet.
             self._lost = now, self._received
-        if self._ended or now - self._lost[0] > _LEAVING:
+        # Others, who go through all clients, can not know that this one is about to be gone.
+        is_own = threading.get_ident() == self._thread
+        if (self._ended and is_own) or now - self._lost[0] > _LEAVING:
             raise WebSocketError(str(error)) from None
 
     def send_frame(
