@@ -340,7 +340,9 @@ def test_error_of_another_connection_is_not_a_quiet_end(server: Server, path: st
             ws.recv(timeout=10)
         assert ws.close_code == 1011
     assert eventually(lambda: "WebSocketError: the connection has ended" in server.log)
-    assert told(server, "to another")[before:] == ["to another 0"]
+    # Lost, as to one that is about to be gone, and then no more.
+    (line,) = told(server, "to another")[before:]
+    assert int(line.split()[-1]) < 20
 
 
 def test_views_and_threads_send_and_close(server: Server) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 from flask import Blueprint, Flask
@@ -37,6 +37,9 @@ _TEXT, _BINARY, _CLOSE, _PING, _PONG = 1, 2, 8, 9, 10
 _numbers = itertools.count(65536)
 
 _log = logging.getLogger(__name__)
+
+#: That whose handler runs.
+_served: ContextVar[WebSocket | None] = ContextVar("flask_uwsgi_ws_served", default=None)
 
 
 class WebSocketError(OSError):
@@ -157,8 +160,6 @@ class WebSocket:
         self._received = 0
         # Whether the handler has been told of the end, has made it, or has ended itself.
         self._ended = False
-        # That of the handler, or its greenlet's number.
-        self._thread = threading.get_ident()
         # When the first message could not be sent any more, and how many had been received.
         self._lost: tuple[float, int] | None = None
 
@@ -256,8 +257,7 @@ class WebSocket:
             # Answers to what came before the end are no error where that has not been told yet.
             self._lost = now, self._received
         # Others, who go through all clients, can not know that this one is about to be gone.
-        is_own = threading.get_ident() == self._thread
-        if (self._ended and is_own) or now - self._lost[0] > _LEAVING:
+        if (self._ended and _served.get() is self) or now - self._lost[0] > _LEAVING:
             raise WebSocketError(str(error)) from None
 
     def send_frame(
@@ -333,6 +333,7 @@ def adapt(handler: Callable[..., Any]) -> Callable[..., Any]:
         environ["wsgi.websocket"] = ws
         environ["wsgi.websocket_version"] = ws.version
         ws.address = server.enter(ws)
+        _served.set(ws)
         try:
             return handler(ws, **arguments)
         except WebSocketError:
