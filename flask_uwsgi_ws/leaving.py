@@ -75,10 +75,24 @@ def _watch_interrupt() -> None:
         return
     hubs: Any = importlib.import_module("eventlet.hubs")
 
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        hubs.get_hub().schedule_call_global(0, _begin_all, GOING_AWAY)
-        signal.default_int_handler(number, frame)
+    hub: Any = hubs.get_hub()
+    bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    told: list[int] = []
 
+    def end(_: int) -> None:
+        os.eventfd_read(bell)
+        _begin_all(GOING_AWAY)
+        # In the hub, from where it reaches the main greenlet.
+        signal.default_int_handler(told[0], None)
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        if len(told) > 1:
+            signal.default_int_handler(number, frame)
+        # Not here, where it would end whichever greenlet runs.
+        os.eventfd_write(bell, 1)
+
+    hub.add(hub.READ, bell, end, lambda _: None, None)
     # Only the main thread may.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, interrupted)

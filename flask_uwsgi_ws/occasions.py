@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import time
 from typing import Any
 
@@ -59,8 +60,15 @@ class Occasion:
 
 def let_pass(seconds: float) -> None:
     """Let some time pass, in this thread or, where it is a hub's, in this greenlet."""
-    wait = time.sleep if threads_are_patched() else pause
-    wait(seconds)
+    local = sys.modules.get("gevent._hub_local")
+    if threads_are_patched():
+        time.sleep(seconds)
+    elif local is not None and local.get_hub_if_exists() is not None:
+        # A server of gevent's whose program has not patched the standard library.
+        gevent: Any = importlib.import_module("gevent")
+        gevent.sleep(seconds)
+    else:
+        pause(seconds)
 
 
 def _wait_to_read(hub: str, fd: int) -> None:

@@ -34,7 +34,8 @@ TEST_SOCKET, TEST_FAILED = "flask_uwsgi_ws.socket", "flask_uwsgi_ws.failed"
 _WERKZEUG_SOCKET, _GUNICORN_SOCKET = "werkzeug.socket", "gunicorn.socket"
 _NO_SOCKET = (
     "this server (waitress is one) does not give its connections away; start the app with the "
-    "uwsgi command, app.run(), flask run, gunicorn --threads, gevent.pywsgi or eventlet"
+    "uwsgi command, app.run(), flask run, gunicorn --threads or -k gevent, gevent.pywsgi or "
+    "eventlet"
 )
 # Where eventlet has what it reads the request from.
 _EVENTLET_INPUT = "eventlet.input"

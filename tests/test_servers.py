@@ -308,9 +308,12 @@ def test_worker_that_gunicorn_ends_for_its_timeout_ends_connections_with_1012(ba
         assert closed(ws)[0] == 1012
 
 
-@pytest.mark.parametrize("name", ["pywsgi", "eventlet"])
-def test_interrupt_of_a_program_tells_its_connections(name: str) -> None:
-    with Elsewhere(name) as server:
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("pywsgi", "WebSocket"), ("eventlet", "WebSocket"), ("eventlet", "AsyncioWebSocket")],
+)
+def test_interrupt_of_a_program_tells_its_connections(name: str, backend: str) -> None:
+    with Elsewhere(name, backend) as server:
         with open_client(server, "/echo") as ws, open_client(server, "/push") as busy:
             # gevent raises the interrupt where it is, which is not to be the handshake.
             ws.send("x")
@@ -318,6 +321,16 @@ def test_interrupt_of_a_program_tells_its_connections(name: str) -> None:
             assert busy.recv(timeout=10)
             server.send(signal.SIGINT)
             assert closed(ws)[0] == closed(busy)[0] == 1001
+        server.process.wait(20)
+
+
+def test_interrupt_of_a_program_that_has_patched_nothing_tells_its_connections() -> None:
+    with Elsewhere("pywsgi", "GeventWebSocket", env={"PATCH": "0"}) as server:
+        with open_client(server, "/echo") as ws:
+            ws.send("x")
+            assert ws.recv(timeout=10) == "x"
+            server.send(signal.SIGINT)
+            assert closed(ws)[0] == 1001
         server.process.wait(20)
 
 

@@ -179,7 +179,7 @@ class Sock:
     The app serves them wherever :class:`~flask_uwsgi_ws.WebSocket` does, and in uWSGI's gevent
     loop as well. ``app.run`` stays Flask's own.
 
-    ``app.config['SOCK_SERVER_OPTIONS']`` is a dict, read at the first connection:
+    ``app.config['SOCK_SERVER_OPTIONS']`` is a dict, checked here and read at the first connection:
     ``ping_interval`` (seconds, which the answer may take as well; ``None`` or 0 for no Pings),
     ``max_message_size`` (bytes; ``None`` or 0 for no limit) and ``subprotocols`` (a list, or one
     name). ``receive_bytes``, ``thread_class``, ``event_class`` and ``selector_class`` have no

@@ -1,13 +1,16 @@
 """Serves an app of this folder with gevent's server: ``serve_pywsgi.py app port``."""
 
+import os
+
 from gevent import monkey
 
-monkey.patch_all()
+if os.environ.get("PATCH") != "0":
+    monkey.patch_all()
 
-import importlib  # noqa: E402
-import sys  # noqa: E402
+import importlib
+import sys
 
-from gevent.pywsgi import WSGIServer  # noqa: E402
+from gevent.pywsgi import WSGIServer
 
 sys.path.append(".")
 app = importlib.import_module(sys.argv[1]).app
