@@ -13,7 +13,7 @@ BEHAVIOUR := $(addprefix tests/test_,behaviour.py faults.py flask_features.py li
     gevent.py handshake.py)
 OPERATIONS := $(addprefix tests/test_,cli.py configs.py cross_site.py docs.py ending.py ending_handlers.py hostile.py \
     idle.py install.py outages.py queue_outages.py reload.py rooms_run.py servers.py) \
-    $(wildcard tests/test_example*.py) tests/test_compat_pages.py
+    $(wildcard tests/test_compat*.py tests/test_example*.py)
 # Most tests wait most of the time.
 PARALLEL := --numprocesses 4 --dist worksteal
 SOURCES := setup.py pyproject.toml $(wildcard $(addprefix flask_uwsgi_ws/,*.p* backends/*.p* compat/*.p* queues/*.p*))
