@@ -94,6 +94,9 @@ def main() -> int:
     arguments = _arguments()
     # Leaves every "with" block, which ends the servers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
+    # Ignored where this runs in the background of a shell; the servers would ignore it too.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     begun = time.monotonic()
     try:
         install()
