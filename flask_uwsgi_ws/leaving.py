@@ -70,11 +70,9 @@ def _watch(worker: Any) -> None:
 
 def _watch_interrupt() -> None:
     """Learn of Ctrl-C, after which eventlet's server waits for its connections, without an end."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
     hubs: Any = importlib.import_module("eventlet.hubs")
-
     hub: Any = hubs.get_hub()
     bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     told: list[int] = []

@@ -93,8 +93,11 @@ class _GreenSelector(selectors.BaseSelector):
 
 
 def _green_selector() -> selectors.BaseSelector:
-    name, kind = "eventlet.green.selectors", "DefaultSelector"
-    if "eventlet.patcher" not in sys.modules:
+    patcher = sys.modules.get("eventlet.patcher")
+    # Who has patched, and not who is merely here.
+    if patcher is not None and patcher.already_patched:
+        name, kind = "eventlet.green.selectors", "DefaultSelector"
+    else:
         name, kind = "gevent.selectors", "GeventSelector"
     selector: selectors.BaseSelector = getattr(importlib.import_module(name), kind)()
     return selector

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -15,9 +14,8 @@ from eventlet import hubs
 
 from ..compression import Deflate
 from ..settings import Settings
-from ..unpatched import unpatched
 from .evented import TICK
-from .hubs import HubClient, HubReactor
+from .hubs import HubClient, HubReactor, reactor_of_thread
 
 
 class _Timer:
@@ -80,18 +78,6 @@ class EventletReactor(HubReactor):
         os.eventfd_write(self._bell, 1)
 
 
-# Of this thread; eventlet's own kind of it would be of this greenlet.
-_here: Any = unpatched(_thread, "_local")()
-
-
-def _current_reactor() -> EventletReactor:
-    reactor: EventletReactor | None = getattr(_here, "reactor", None)
-    # One that was made before a fork is the parent's.
-    if reactor is None or reactor.pid != os.getpid():
-        reactor = _here.reactor = EventletReactor()
-    return reactor
-
-
 class EventletWebSocketClient(HubClient):
     """A connection served by a greenlet of eventlet's. See :class:`~..client.BaseClient`."""
 
@@ -103,4 +89,5 @@ class EventletWebSocketClient(HubClient):
         subprotocol: str | None = None,
         deflate: Deflate | None = None,
     ) -> None:
-        super().__init__(environ, sock, settings, subprotocol, deflate, _current_reactor())
+        reactor = reactor_of_thread(EventletReactor)
+        super().__init__(environ, sock, settings, subprotocol, deflate, reactor)

@@ -6,7 +6,6 @@ threads and last as long as the handler, each has a hub of its own.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import contextvars
 import os
@@ -31,9 +30,16 @@ from ..middleware import BaseMiddleware, Environ, Opening
 from ..patching import patch
 from ..servers import loop_engine, server_hub, uwsgi_module
 from ..settings import Settings
-from ..unpatched import unpatched
 from .evented import TICK
-from .hubs import HubClient, HubReactor, attach, hold, serve
+from .hubs import (
+    HubClient,
+    HubReactor,
+    attach,
+    forget_reactor,
+    hold,
+    reactor_of_thread,
+    serve,
+)
 
 NO_LOOP = (
     "GeventWebSocket needs uWSGI's gevent loop: start uWSGI with --gevent 100, "
@@ -81,18 +87,6 @@ class GeventReactor(HubReactor):
         self.poller.close()
 
 
-# Of this thread; gevent's own kind of it would be of this greenlet.
-_here: Any = unpatched(_thread, "_local")()
-
-
-def _current_reactor() -> GeventReactor:
-    reactor: GeventReactor | None = getattr(_here, "reactor", None)
-    # One that was made before a fork is the parent's.
-    if reactor is None or reactor.pid != os.getpid():
-        reactor = _here.reactor = GeventReactor()
-    return reactor
-
-
 # That of the thread in which uWSGI's gevent loop runs.
 _serving: GeventReactor | None = None
 
@@ -101,7 +95,7 @@ def _remember_hub() -> None:
     """Take note of the hub that serves the requests of this worker; in one of them."""
     global _serving
     if (_serving is None or _serving.pid != os.getpid()) and loop_engine() == "gevent":
-        _serving = _current_reactor()
+        _serving = reactor_of_thread(GeventReactor)
 
 
 def _call_in_hub(reactor: GeventReactor, call: Callable[[], Result]) -> Result:
@@ -131,7 +125,7 @@ def _call_in_hub(reactor: GeventReactor, call: Callable[[], Result]) -> Result:
 
 def _end_hub() -> None:
     """Give this thread's hub back, and its reactor."""
-    reactor: GeventReactor | None = _here.__dict__.pop("reactor", None)
+    reactor: GeventReactor | None = forget_reactor()
     if reactor is not None:
         reactor.close()
     hub = get_hub_if_exists()
@@ -152,7 +146,8 @@ class GeventWebSocketClient(HubClient):
         subprotocol: str | None = None,
         deflate: Deflate | None = None,
     ) -> None:
-        super().__init__(environ, sock, settings, subprotocol, deflate, _current_reactor())
+        reactor = reactor_of_thread(GeventReactor)
+        super().__init__(environ, sock, settings, subprotocol, deflate, reactor)
 
     # Rooms.
 
@@ -193,7 +188,7 @@ class GeventWebSocketMiddleware(BaseMiddleware):
             # One is made for this request's thread, and libev ends the process without them.
             need_descriptors(_HUBS)
         if loop_engine() == "gevent":
-            worker_end().call_in_loop(_current_reactor().leave)
+            worker_end().call_in_loop(reactor_of_thread(GeventReactor).leave)
         super().prepare_worker()
 
     def start(

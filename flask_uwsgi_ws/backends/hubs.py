@@ -6,6 +6,8 @@ to it, and it switches back.
 
 from __future__ import annotations
 
+import _thread
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +22,7 @@ from ..contexts import ConnectionContext
 from ..greenlets import current, switch
 from ..middleware import BaseMiddleware, Opening
 from ..settings import Settings
+from ..unpatched import unpatched
 from .evented import EventedClient, Reactor
 
 _NOT_IN_HUB = "receive in the thread of the hub; other threads can send and close"
@@ -61,6 +64,27 @@ class HubReactor(Reactor):
             self._turn()
         finally:
             self.in_hub = False
+
+
+# Of this thread; gevent's and eventlet's own kind of it would be of this greenlet.
+_here: Any = unpatched(_thread, "_local")()
+
+
+def reactor_of_thread(kind: Callable[[], HubReactor]) -> Any:
+    """Give the reactor of this thread's hub, which is made at the first call.
+
+    :param kind: makes it.
+    """
+    reactor: HubReactor | None = getattr(_here, "reactor", None)
+    # One that was made before a fork is the parent's.
+    if reactor is None or reactor.pid != os.getpid():
+        reactor = _here.reactor = kind()
+    return reactor
+
+
+def forget_reactor() -> Any:
+    """Give the reactor of this thread away, or ``None`` where there is none."""
+    return _here.__dict__.pop("reactor", None)
 
 
 class _Waiter:
