@@ -32,6 +32,9 @@ LIMITS = {
     "COMPRESSION": "true",
     # All memory comes from malloc then, which can tell how much of it is in use.
     "PYTHONMALLOC": "malloc",
+    # One arena for all threads: what one frees serves the next, so that what the process has at its
+    # most is what was in use.
+    "MALLOC_ARENA_MAX": "1",
 }
 COMPRESSED = "permessage-deflate"
 
