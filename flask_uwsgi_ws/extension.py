@@ -26,8 +26,16 @@ from .limits import mercy_warning
 from .loops import prepare_engine
 from .messenger import Messenger
 from .middleware import BaseMiddleware
+from .occasions import let_pass
 from .queues.base import MakeMessage
-from .servers import has_threads, loop_engine, threads_beside, uwsgi_module, uwsgi_options
+from .servers import (
+    has_threads,
+    loop_engine,
+    server_hub,
+    threads_beside,
+    uwsgi_module,
+    uwsgi_options,
+)
 from .settings import Settings, unknown_names
 from .statistics import Statistics
 
@@ -392,7 +400,11 @@ class WebSocket:
 
     def _call(self, call: partial[Any]) -> Any:
         """Do what sends, in the way of the backend."""
-        return call()
+        result = call()
+        if self.messenger.rooms.much_was_sent() and server_hub():
+            # A handler that only sends must let others run.
+            let_pass(0)
+        return result
 
     def run(
         self,

@@ -199,6 +199,8 @@ class BaseMiddleware:
         clients.expect(settings)
         try:
             self.prepare_worker()
+            if request_is_held(environ):
+                tell_at_end(clients)
         except (OSError, RuntimeError) as error:
             clients.expect_no_more()
             return _nothing_left(error)
@@ -212,8 +214,6 @@ class BaseMiddleware:
             raise
         if isinstance(taken, Answer):
             clients.expect_no_more()
-        elif taken.release is not None:
-            tell_at_end(clients)
         return taken
 
     def ask_app(

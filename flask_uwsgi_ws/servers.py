@@ -16,6 +16,7 @@ import functools
 import importlib
 import io
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -236,7 +237,10 @@ def _held_socket(environ: Mapping[str, Any]) -> socket.socket | None:
     if _EVENTLET_INPUT in environ:
         sock = environ[_EVENTLET_INPUT].get_socket()
     elif environ.get("SERVER_SOFTWARE", "").startswith("gevent/"):
-        sock = getattr(getattr(environ["wsgi.input"], "raw", None), "_sock", None)
+        # Without an Upgrade header the stream is inside gevent's own.
+        stream = environ["wsgi.input"]
+        stream = getattr(stream, "rfile", stream)
+        sock = getattr(getattr(stream, "raw", None), "_sock", None)
     return sock
 
 
@@ -319,7 +323,7 @@ def _obstacle_elsewhere(environ: Mapping[str, Any], sock: socket.socket) -> str 
             "this server keeps the connection inside TLS; leave its certificate out and have a "
             "proxy in front of it, nginx for example, end TLS"
         )
-    if _GUNICORN_SOCKET in environ and not environ.get("wsgi.multithread"):
+    if _GUNICORN_SOCKET in environ and not _gunicorn_has_more(environ):
         return (
             "this worker of gunicorn's serves one request at a time, which one WebSocket would "
             "hold; start gunicorn with --threads 100 or with -k gevent"
@@ -327,6 +331,25 @@ def _obstacle_elsewhere(environ: Mapping[str, Any], sock: socket.socket) -> str 
     if not (environ.get("wsgi.multithread") or environ.get("wsgi.multiprocess") or server_hub()):
         return "this server has one thread, which one WebSocket would hold; use flask run as it is"
     return None
+
+
+def gunicorn_worker() -> Any:
+    """Give the worker of gunicorn's that this process is; ``None`` where it is none."""
+    # There is no other way to it than through its signal handlers, some of which the app may
+    # have replaced.
+    for number in (signal.SIGTERM, signal.SIGABRT, signal.SIGQUIT, signal.SIGUSR1):
+        worker = getattr(signal.getsignal(number), "__self__", None)
+        if hasattr(worker, "alive") and hasattr(worker, "cfg"):
+            return worker
+    return None
+
+
+def _gunicorn_has_more(environ: Mapping[str, Any]) -> bool:
+    """Tell whether this worker serves others beside one request."""
+    worker = gunicorn_worker()
+    # That with threads says that it has several when it has one.
+    has_one = worker is not None and not server_hub() and worker.cfg.threads < 2
+    return bool(environ.get("wsgi.multithread")) and not has_one
 
 
 def _status(answer: Answer) -> str:

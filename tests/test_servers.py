@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import socket
 import ssl
@@ -158,6 +159,25 @@ def test_browser_talks_to_the_echo(running: Elsewhere, browser: Browser) -> None
     assert answer == ["from Chromium", 4000, True]
 
 
+def test_handshake_without_upgrade_is_told_what_a_proxy_has_to_do(running: Elsewhere) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), timeout=30) as sock:
+        sock.sendall(handshake(running.address, Upgrade=None, Connection="close"))
+        with sock.makefile("rb") as stream:
+            answer = stream.read()
+    assert answer.split()[1] == b"426"
+    assert b"a proxy in front must pass the Upgrade and Connection headers on" in answer
+
+
+def test_handler_that_does_nothing_but_broadcast_lets_others_be_served(running: Elsewhere) -> None:
+    path = "/broadcast-until/all-are-told"
+    with RawClient(running.port, path) as client, ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(client.rest)
+        pages = [running.get("/both") for _ in range(3)]
+        running.get("/release/all-are-told")
+        assert reading.result(30)
+    assert pages == [(200, "page")] * 3
+
+
 def test_thread_that_closes_a_client_whose_handler_has_ended_gets_no_error(
     running: Elsewhere,
 ) -> None:
@@ -206,6 +226,14 @@ def test_worker_of_gunicorn_that_serves_one_at_a_time_is_refused_with_what_to_do
         status, text = refusal_of(server)
         assert status == 501
         assert "start gunicorn with --threads 100 or with -k gevent" in text
+
+
+def test_worker_of_gunicorn_with_one_thread_is_refused_with_what_to_do() -> None:
+    with Elsewhere("gunicorn-gthread", "WebSocket", "--threads", "1") as server:
+        status, text = refusal_of(server)
+        assert status == 501
+        assert "start gunicorn with --threads 100 or with -k gevent" in text
+        assert server.get("/both") == (200, "page")
 
 
 @pytest.mark.parametrize("name", ["eventlet", "gunicorn-eventlet"])
@@ -264,6 +292,33 @@ def test_reload_of_gunicorn_ends_connections_with_1012_and_the_next_worker_serve
         assert not server.noise()
 
 
+@pytest.mark.parametrize("name", ["gunicorn-gthread", "gunicorn-gevent"])
+def test_app_may_have_a_signal_handler_of_its_own(name: str) -> None:
+    with Elsewhere(name, app="own_sigterm") as server, open_client(server, "/echo") as ws:
+        server.reload()
+        assert closed(ws) == (1012, "service restart")
+
+
+@pytest.mark.parametrize("name", ["gunicorn-gthread", "gunicorn-gevent"])
+def test_worker_whose_arbiter_was_killed_ends(name: str) -> None:
+    with Elsewhere(name) as server, open_client(server, "/push") as ws:
+        worker = server.worker
+        try:
+            server.send(signal.SIGKILL)
+            assert closed(ws)[0] == 1012
+            assert eventually(lambda: not has_process(worker), 15)
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+
+
+def has_process(pid: int) -> bool:
+    # One that nobody waits for has no command line.
+    with suppress(FileNotFoundError):
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    return False
+
+
 @of_gunicorn
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 def test_stop_of_gunicorn_ends_connections_with_1012(cell: tuple[str, str], number: int) -> None:
@@ -310,17 +365,50 @@ def test_worker_that_gunicorn_ends_for_its_timeout_ends_connections_with_1012(ba
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [("pywsgi", "WebSocket"), ("eventlet", "WebSocket"), ("eventlet", "AsyncioWebSocket")],
+    [cell for cell in CELLS if cell[0] in ("pywsgi", "eventlet")],
 )
 def test_interrupt_of_a_program_tells_its_connections(name: str, backend: str) -> None:
     with Elsewhere(name, backend) as server:
         with open_client(server, "/echo") as ws, open_client(server, "/push") as busy:
-            # gevent raises the interrupt where it is, which is not to be the handshake.
             ws.send("x")
             assert ws.recv(timeout=10) == "x"
             assert busy.recv(timeout=10)
             server.send(signal.SIGINT)
             assert closed(ws)[0] == closed(busy)[0] == 1001
+        server.process.wait(20)
+
+
+@pytest.mark.parametrize("name", ["pywsgi", "eventlet"])
+def test_interrupt_of_a_program_whose_coroutine_computes_ends_it(name: str) -> None:
+    with Elsewhere(name, "AsyncioWebSocket", app="greened") as server:
+        with open_client(server, "/computing") as ws:
+            assert ws.recv(timeout=10) == "computes"
+            time.sleep(0.3)
+            server.send(signal.SIGINT)
+            assert closed(ws)[0] == 1001
+        server.process.wait(20)
+        assert "handler failed" not in server.log
+
+
+@pytest.mark.parametrize("backend", KINDS["pywsgi"].backends)
+def test_stop_of_a_server_with_a_pool_tells_its_connections(backend: str) -> None:
+    with Elsewhere("pywsgi", backend, env={"POOL": "100"}) as server:
+        with open_client(server, "/iterate") as ws, open_client(server, "/push") as busy:
+            assert busy.recv(timeout=10)
+            server.send(signal.SIGTERM)
+            assert closed(ws)[0] == closed(busy)[0] == 1001
+        server.process.wait(20)
+        assert not server.noise()
+
+
+@pytest.mark.parametrize("backend", KINDS["gunicorn-gthread"].backends)
+def test_interrupt_of_flask_run_tells_a_client_whose_handler_sleeps(backend: str) -> None:
+    with Elsewhere("werkzeug", backend) as server:
+        with open_client(server, "/sleep?30") as ws, open_client(server, "/echo") as other:
+            other.send("x")
+            assert other.recv(timeout=10) == "x"
+            server.send(signal.SIGINT)
+            assert closed(ws)[0] == closed(other)[0] == 1001
         server.process.wait(20)
 
 
@@ -372,6 +460,38 @@ def test_coroutines_wait_for_what_views_wait_for_too(greened: Elsewhere, path: s
     assert eventually(lambda: greened.get("/clients") == (200, "0"))
 
 
+def test_view_sends_while_a_coroutine_waits_as_views_do(greened: Elsewhere) -> None:
+    with open_client(greened, "/silent") as other, open_client(greened, "/asleep") as ws:
+        assert ws.recv(timeout=10) == "sleeps"
+        time.sleep(0.2)
+        assert greened.get("/broadcast/from-a-view") == (200, "None []")
+        greened.get("/put/wake-up")
+        assert {ws.recv(timeout=10) for _ in range(2)} == {"from-a-view", "wake-up"}
+        assert other.recv(timeout=10) == "from-a-view"
+    assert not greened.noise()
+
+
+@pytest.mark.parametrize("name", ASYNCIO)
+def test_first_handshakes_of_a_worker_may_come_at_once(name: str) -> None:
+    with Elsewhere(name, "AsyncioWebSocket") as server, ExitStack() as stack:
+        worker = server.worker
+        os.kill(worker, signal.SIGSTOP)
+        clients = []
+        try:
+            for _ in range(5):
+                sock = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+                clients.append(stack.enter_context(sock))
+                sock.sendall(handshake(server.address) + frame(1, b"here"))
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        for sock in clients:
+            answer = b""
+            while not answer.endswith(b"\x81\x04here"):
+                data = sock.recv(4096)
+                assert data
+                answer += data
+
+
 def test_handler_gets_what_a_view_puts_into_a_queue(greened: Elsewhere) -> None:
     with open_client(greened, "/word") as ws:
         assert ws.recv(timeout=10) == "ready"
@@ -405,6 +525,12 @@ def test_thread_that_can_have_no_hub_answers_503_and_the_server_lives(name: str)
             ws.send("again")
             assert ws.recv(timeout=10) == "again"
         assert server.worker == pid
+
+
+def test_program_that_has_no_descriptor_left_for_its_end_answers_503() -> None:
+    with Elsewhere("eventlet") as server:
+        server.get("/hoard/1")
+        assert refusal_of(server)[0] == 503
 
 
 def test_what_another_thread_has_sent_goes_out_before_the_end() -> None:
@@ -455,8 +581,10 @@ def test_app_that_moved_by_an_import_talks(cell: tuple[str, str, str]) -> None:
         for ws, answer in ((echo, "hello"), (shout, "HELLO")):
             ws.send("hello")
             assert ws.recv(timeout=10) == answer
+        # Its handler may begin after that of who comes later.
+        assert ada.recv(timeout=10) == "Ada is here"
         with open_client(server, "/chat/Grace") as grace:
-            assert [ada.recv(timeout=10) for _ in range(2)] == ["Ada is here", "Grace is here"]
+            assert ada.recv(timeout=10) == "Grace is here"
             assert grace.recv(timeout=10) == "Grace is here"
             ada.send("é€😀")
             assert [ws.recv(timeout=10) for ws in (ada, grace)] == ["Ada: é€😀"] * 2

@@ -29,6 +29,7 @@ from ..client import BlockingCalls, Message, Sendable, from_json, sharedarea, to
 from ..compression import Deflate
 from ..connection import OPEN
 from ..contexts import ConnectionContext
+from ..ending import GOING_AWAY, reason
 from ..exceptions import ConnectionClosed
 from ..extension import WebSocket
 from ..handlerthread import HandlerThread
@@ -124,6 +125,22 @@ def _current_reactor() -> AsyncioReactor:
     if _reactor is None or _reactor.pid != os.getpid() or _reactor.loop is not loop:
         _reactor = AsyncioReactor()
     return _reactor
+
+
+def current_task() -> asyncio.Task[Any] | None:
+    """Give the task that runs here, if one does."""
+    reactor = _reactor
+    if (
+        reactor is not None
+        and reactor.greenlet not in (None, _current_greenlet())
+        and reactor.thread == thread_ident()
+    ):
+        # In the way of gevent or eventlet a task waits, which seems to be the one of this thread.
+        return None
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
@@ -561,13 +578,25 @@ class _LoopThread:
     def __init__(self) -> None:
         self.pid = os.getpid()
         self.loop = new_event_loop()
+        # The thread runs, or could not be started.
+        self.is_decided = threading.Event()
+
+    def start(self) -> None:
+        """Start it, or take it back.
+
+        :raises RuntimeError: if there is no thread left.
+        """
+        global _loop_thread
         # A greenlet, where a server has greenlets for threads.
         thread = threading.Thread(target=self._run, name="flask-uwsgi-ws event loop", daemon=True)
         try:
             thread.start()
         except RuntimeError:
+            _loop_thread = None
             self.loop.close()
             raise
+        finally:
+            self.is_decided.set()
 
     def _run(self) -> None:
         while True:
@@ -586,10 +615,25 @@ _starting = Lock()
 def _thread_loop() -> asyncio.AbstractEventLoop:
     """Give the loop of this worker's thread, which is started at the first call."""
     global _loop_thread
-    with _starting:
-        if _loop_thread is None or _loop_thread.pid != os.getpid():
-            _loop_thread = _LoopThread()
-        return _loop_thread.loop
+    while True:
+        with _starting:
+            found = _loop_thread
+            is_new = found is None or found.pid != os.getpid()
+            if found is None or is_new:
+                found = _loop_thread = _LoopThread()
+        # Without the lock: who starts a greenlet lets others run, which may be here at once.
+        if is_new:
+            found.start()
+        else:
+            found.is_decided.wait()
+        if found is _loop_thread:
+            return found.loop
+
+
+class _End(Occasion):
+    """The end of a connection, for which its request waits."""
+
+    client: AsyncioWebSocketClient | None = None
 
 
 class AsyncioWebSocketMiddleware(BaseMiddleware):
@@ -641,20 +685,27 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
             self._begin(opening, handler, arguments)
             return
         try:
-            over = Occasion() if opening.holds else None
+            over = _End() if opening.holds else None
         except OSError:
             self.websocket.clients.expect_no_more()
             raise
         _thread_loop().call_soon_threadsafe(self._begin, opening, handler, arguments, over)
-        if over is not None:
+        if over is None:
+            return
+        try:
             over.wait()
+        except BaseException:
+            # The pool of gevent's server kills the greenlets of its requests when it stops.
+            if over.client is not None:
+                over.client.tell_at_last(GOING_AWAY, reason(GOING_AWAY))
+            raise
 
     def _begin(
         self,
         opening: Opening,
         handler: Callable[..., Any],
         arguments: dict[str, Any],
-        over: Occasion | None = None,
+        over: _End | None = None,
     ) -> None:
         """Begin to serve a connection, in the loop's thread; *over* is set at its end."""
         try:
@@ -671,6 +722,8 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
             if over is not None:
                 over.set()
             return
+        if over is not None:
+            over.client = client
         running = self._run(client, handler, arguments, opening.context)
         # In a copy of the variables: Python 3.10 can not have a task run in the ones it is given.
         task = opening.context.run(_start, running)
@@ -848,15 +901,11 @@ class AsyncioWebSocket(WebSocket):
             reactor.leave(call, *arguments)
 
     def _call(self, call: partial[Any]) -> Any:
-        try:
-            task = asyncio.current_task()
-        except RuntimeError:
-            task = None
-        if task is not None:
+        if current_task() is not None:
             return self._await(call)
         if loop_engine() == "asyncio" and self.messenger.queue().waits:
             return self._let_loop_go_on(call)
-        return call()
+        return super()._call(call)
 
     def _let_loop_go_on(self, call: partial[Any]) -> Any:
         """Wait for a call in uWSGI's loop, in the greenlet of a request, while others go on."""

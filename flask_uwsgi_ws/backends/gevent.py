@@ -254,7 +254,7 @@ class GeventWebSocket(WebSocket):
     def _call(self, call: partial[Any]) -> Any:
         reactor = _serving
         if reactor is None or reactor.pid != os.getpid():
-            return call()
+            return super()._call(call)
         if thread_ident() != reactor.thread:
             return _call_in_hub(reactor, call) if self.messenger.queue().waits else call()
         result = call()

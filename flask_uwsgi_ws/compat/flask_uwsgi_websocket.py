@@ -276,12 +276,9 @@ class AsyncioWebSocketClient(_Client):
     """
 
     def _caller(self) -> object:
-        import asyncio
+        from ..backends.asyncio import current_task
 
-        try:
-            return asyncio.current_task()
-        except RuntimeError:
-            return None
+        return current_task()
 
     def receive(self) -> Call[bytes | None]:
         """Wait for the next message; as :meth:`WebSocketClient.receive`."""

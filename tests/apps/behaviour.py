@@ -173,6 +173,14 @@ def stay(ws: Any, mark: str) -> None:
     tell_end(ws)
 
 
+@websocket.route("/broadcast-until/<mark>")
+def broadcast_until(ws: Any, mark: str) -> None:
+    """Does nothing else, and does not wait either."""
+    while mark not in released:
+        websocket.broadcast("x" * 1000)
+    tell_end(ws)
+
+
 @websocket.route("/insist/<mark>")
 def insist(ws: Any, mark: str) -> None:
     """Goes on asking when it has been told that this is the end."""

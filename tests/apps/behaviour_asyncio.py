@@ -135,6 +135,14 @@ async def stay(ws: Any, mark: str) -> None:
     tell_end(ws)
 
 
+@websocket.route("/broadcast-until/<mark>")
+async def broadcast_until(ws: Any, mark: str) -> None:
+    """Does nothing else, and does not wait either."""
+    while mark not in released:
+        await websocket.broadcast("x" * 1000)
+    tell_end(ws)
+
+
 @websocket.route("/insist/<mark>")
 async def insist(ws: Any, mark: str) -> None:
     """Goes on asking when it has been told that this is the end."""

@@ -52,6 +52,26 @@ def word(ws: Any) -> None:
     ws.send(words.get(timeout=20))
 
 
+@websocket.route("/asleep")
+async def asleep(ws: Any) -> None:
+    await ws.send("sleeps")
+    await asyncio.sleep(0.05)
+    # Not in the way of coroutines.
+    while words.empty():
+        time.sleep(0.02)
+    await ws.send(words.get())
+
+
+@websocket.route("/computing")
+async def computing(ws: Any) -> None:
+    await ws.send("computes")
+    await asyncio.sleep(0.05)
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        pass
+    await ws.receive()
+
+
 @websocket.route("/silent")
 async def silent(ws: Any) -> None:
     await ws.receive()
@@ -61,6 +81,11 @@ async def silent(ws: Any) -> None:
 def put(text: str) -> str:
     words.put(text)
     return text
+
+
+@app.get("/broadcast/<text>")
+def broadcast(text: str) -> str:
+    return f"{websocket.broadcast(text)} {[*websocket.presence('nowhere')]}"
 
 
 @app.get("/log")

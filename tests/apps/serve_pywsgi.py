@@ -8,10 +8,16 @@ if os.environ.get("PATCH") != "0":
     monkey.patch_all()
 
 import importlib
+import signal
 import sys
 
+import gevent
 from gevent.pywsgi import WSGIServer
 
 sys.path.append(".")
 app = importlib.import_module(sys.argv[1]).app
-WSGIServer(("127.0.0.1", int(sys.argv[2])), app).serve_forever()
+pool = os.environ.get("POOL")
+server = WSGIServer(("127.0.0.1", int(sys.argv[2])), app, spawn=int(pool) if pool else "default")
+if pool:
+    gevent.signal_handler(signal.SIGTERM, server.stop, 1)
+server.serve_forever()
