@@ -461,7 +461,15 @@ class RedisQueue(MessageQueue):
 
     def connect(self) -> Any:
         """Make a client for the listener."""
-        return connect(self._url, _TIMEOUT)
+        client = connect(self._url, _TIMEOUT)
+        if "+cluster:" in self._url:
+            # One that lacks a master lets everybody subscribe and does nothing else.
+            try:
+                client.exists(self.key("alive", worker_token()))
+            except BaseException:
+                close(client)
+                raise
+        return client
 
     def back(self) -> None:
         """The listener has Redis again."""
