@@ -502,6 +502,8 @@ def test_handler_gets_what_a_view_puts_into_a_queue(greened: Elsewhere) -> None:
 def test_view_that_closes_a_client_that_does_not_answer_holds_up_nobody_else(
     greened: Elsewhere,
 ) -> None:
+    # Without those of other tests.
+    assert eventually(lambda: greened.get("/clients") == (200, "0"))
     with RawClient(greened.port, "/silent"), ThreadPoolExecutor(1) as pool:
         assert eventually(lambda: greened.get("/clients") == (200, "1"))
         closing = pool.submit(greened.get, "/close-all")
