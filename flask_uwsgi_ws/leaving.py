@@ -16,7 +16,6 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -57,8 +56,8 @@ def tell_at_end(clients: Clients) -> None:
         if worker is not None:
             # A greenlet in a worker of greenlets, whose clients are theirs.
             threading.Thread(target=_watch, args=(worker,), daemon=True).start()
-        elif server_hub():
-            _watch_interrupt(server_hub())
+        elif server_hub() == "eventlet":
+            _watch_interrupt()
     except BaseException:
         _watched_by = before
         raise
@@ -74,56 +73,50 @@ def _watch(worker: Any) -> None:
     close_all(list(_registries), SERVICE_RESTART, time.sleep)
 
 
-def _watch_interrupt(hub: str) -> None:
-    """Learn of Ctrl-C in a server of greenlets.
-
-    After it eventlet's server waits for its connections, without an end, and in gevent's it ends
-    whichever greenlet runs, which may be one that serves a client, or all of them.
-
-    :param hub: whose greenlets they are.
-    """
+def _watch_interrupt() -> None:
+    """Learn of Ctrl-C, after which eventlet's server waits for its connections, without an end."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         return
+    hubs: Any = importlib.import_module("eventlet.hubs")
+    hub: Any = hubs.get_hub()
+    bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     told: list[int] = []
 
-    def end() -> None:
+    def end(_: int) -> None:
+        os.eventfd_read(bell)
         _begin_all(GOING_AWAY)
         # In the hub, from where it reaches the main greenlet.
         signal.default_int_handler(told[0], None)
-
-    ring = _gevent_bell(end) if hub == "gevent" else _eventlet_bell(end)
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         told.append(number)
         if len(told) > 1:
             signal.default_int_handler(number, frame)
-        ring()
+        # Not here, where it would end whichever greenlet runs.
+        os.eventfd_write(bell, 1)
 
+    hub.add(hub.READ, bell, end, lambda _: None, None)
     # Only the main thread may.
     with contextlib.suppress(ValueError):
         signal.signal(signal.SIGINT, interrupted)
 
 
-def _gevent_bell(call: Callable[[], None]) -> Callable[[], None]:
-    """Give what has the hub of this thread make a call, from a signal handler too."""
+def pass_interrupt_on(error: BaseException) -> bool:
+    """Give Ctrl-C, which came while this greenlet was the one that ran, to gevent's main greenlet.
+
+    :param error: what was raised here.
+    :returns: whether it was that, in a greenlet of gevent's hub.
+    """
+    if not isinstance(error, KeyboardInterrupt) or server_hub() != "gevent":
+        return False
     gevent: Any = importlib.import_module("gevent")
-    watcher = gevent.get_hub().loop.async_(ref=False)
-    watcher.start(call)
-    ring: Callable[[], None] = watcher.send
-    return ring
 
+    def interrupt() -> None:
+        raise error
 
-def _eventlet_bell(call: Callable[[], None]) -> Callable[[], None]:
-    hubs: Any = importlib.import_module("eventlet.hubs")
-    hub: Any = hubs.get_hub()
-    bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def rung(_: int) -> None:
-        os.eventfd_read(bell)
-        call()
-
-    hub.add(hub.READ, bell, rung, lambda _: None, None)
-    return lambda: os.eventfd_write(bell, 1)
+    # What is raised in the hub reaches it.
+    gevent.get_hub().loop.run_callback(interrupt)
+    return True
 
 
 def _begin_all(code: int) -> list[Any]:

@@ -57,23 +57,38 @@ class _GreenEventLoop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self) -> None:
-        super().__init__(_GreenSelector(self, _green_selector()))
+        self._waiting = _GreenSelector(self, _green_selector())
+        super().__init__(self._waiting)
+
+    def run_forever(self) -> None:
+        self._waiting.keep_other()
+        asyncio._set_running_loop(None)
+        super().run_forever()
 
 
 class _GreenSelector(selectors.BaseSelector):
-    """Waits as gevent or eventlet does; no loop runs meanwhile, for who asks in its thread."""
+    """Waits as gevent or eventlet does; for who asks in its thread its loop does not run meanwhile.
+
+    Another one may, that of a view which is a coroutine.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, selector: selectors.BaseSelector) -> None:
         self._loop, self._selector = loop, selector
+        self._other: asyncio.AbstractEventLoop | None = None
+
+    def keep_other(self) -> None:
+        """Take note of the loop that runs, and waits, in another greenlet."""
+        self._other = asyncio._get_running_loop()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        asyncio._set_running_loop(None)
+        asyncio._set_running_loop(self._other)
         try:
             if timeout == 0:
                 # A loop that is never idle must not keep the others from running.
                 time.sleep(0)
             return self._selector.select(timeout)
         finally:
+            self.keep_other()
             asyncio._set_running_loop(self._loop)
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:

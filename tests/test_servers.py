@@ -471,6 +471,35 @@ def test_view_sends_while_a_coroutine_waits_as_views_do(greened: Elsewhere) -> N
     assert not greened.noise()
 
 
+def test_view_that_is_a_coroutine_awaits_what_it_sends(greened: Elsewhere) -> None:
+    with open_client(greened, "/log") as ws, ThreadPoolExecutor(1) as pool:
+        view = pool.submit(greened.get, "/await-broadcast/hello")
+        heard = []
+        # The loops of the view and of the handler take turns.
+        while not view.done():
+            ws.send("x")
+            heard.append(ws.recv(timeout=10))
+        assert view.result() == (200, "None")
+        heard.append(ws.recv(timeout=10))
+    assert "hello" in heard
+    assert not greened.noise()
+
+
+@pytest.mark.parametrize("name", ASYNCIO)
+def test_first_handshake_may_come_while_a_view_that_is_a_coroutine_waits(name: str) -> None:
+    with (
+        Elsewhere(name, "AsyncioWebSocket", app="greened") as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        view = pool.submit(server.get, "/await-broadcast/hello")
+        time.sleep(0.2)
+        with open_client(server, "/log") as ws:
+            ws.send("x")
+            assert {ws.recv(timeout=10) for _ in range(2)} == {"x", "hello"}
+        assert view.result(10) == (200, "None")
+        assert not server.noise()
+
+
 @pytest.mark.parametrize("name", ASYNCIO)
 def test_first_handshakes_of_a_worker_may_come_at_once(name: str) -> None:
     with Elsewhere(name, "AsyncioWebSocket") as server, ExitStack() as stack:

@@ -34,6 +34,7 @@ from ..exceptions import ConnectionClosed
 from ..extension import WebSocket
 from ..handlerthread import HandlerThread
 from ..handshake import Handshake
+from ..leaving import pass_interrupt_on
 from ..locks import Lock, thread_ident
 from ..loops import new_event_loop, task_owner
 from ..middleware import NO_THREAD, BaseMiddleware, NoThreadError, Opening
@@ -129,18 +130,20 @@ def _current_reactor() -> AsyncioReactor:
 
 def current_task() -> asyncio.Task[Any] | None:
     """Give the task that runs here, if one does."""
-    reactor = _reactor
-    if (
-        reactor is not None
-        and reactor.greenlet not in (None, _current_greenlet())
-        and reactor.thread == thread_ident()
-    ):
-        # In the way of gevent or eventlet a task waits, which seems to be the one of this thread.
-        return None
     try:
-        return asyncio.current_task()
+        task = asyncio.current_task()
     except RuntimeError:
         return None
+    reactor = _reactor
+    if (
+        task is not None
+        and reactor is not None
+        and reactor.loop is task.get_loop()
+        and reactor.greenlet not in (None, _current_greenlet())
+    ):
+        # It waits in the way of gevent or eventlet, and is not here.
+        return None
+    return task
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
@@ -603,9 +606,10 @@ class _LoopThread:
             try:
                 self.loop.run_forever()
                 return
-            except BaseException:
+            except BaseException as error:
                 # A task called sys.exit(), which leaves through the loop; the others go on.
-                _log.exception("a task of a WebSocket handler tried to end the program")
+                if not pass_interrupt_on(error):
+                    _log.exception("a task of a WebSocket handler tried to end the program")
 
 
 _loop_thread: _LoopThread | None = None
@@ -775,6 +779,8 @@ class AsyncioWebSocketMiddleware(BaseMiddleware):
             self.turned_away(error)
             return *NO_THREAD, None
         except BaseException as error:
+            if pass_interrupt_on(error):
+                return GOING_AWAY, reason(GOING_AWAY), None
             return *self.ending(client, error), error
         return 1000, "", None
 

@@ -88,6 +88,12 @@ def broadcast(text: str) -> str:
     return f"{websocket.broadcast(text)} {[*websocket.presence('nowhere')]}"
 
 
+@app.get("/await-broadcast/<text>")
+async def await_broadcast(text: str) -> str:
+    await asyncio.sleep(0.5)
+    return f"{await websocket.broadcast(text)}"
+
+
 @app.get("/log")
 def log_in_view() -> str:
     for number in range(20):
