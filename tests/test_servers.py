@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -432,9 +432,13 @@ def closed(ws: ClientConnection) -> tuple[int | None, str | None]:
 def refusal_of(server: Elsewhere) -> tuple[int, str]:
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         sock.sendall(handshake(server.address))
-        response = HTTPResponse(sock)
-        response.begin()
-        return response.status, response.read().decode().strip()
+        return answer_on(sock)
+
+
+def answer_on(sock: socket.socket) -> tuple[int, str]:
+    response = HTTPResponse(sock)
+    response.begin()
+    return response.status, response.read().decode().strip()
 
 
 ASYNCIO = [name for name, backend in CELLS if backend == "AsyncioWebSocket"]
@@ -560,8 +564,18 @@ def test_thread_that_can_have_no_hub_answers_503_and_the_server_lives(name: str)
 
 def test_program_that_has_no_descriptor_left_for_its_end_answers_503() -> None:
     with Elsewhere("eventlet") as server:
-        server.get("/hoard/1")
-        assert refusal_of(server)[0] == 503
+        # All on one connection: eventlet ends when it has no descriptor for another.
+        connection = HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request("GET", "/hoard/0")
+        connection.getresponse().read()
+        connection.sock.sendall(handshake(server.address))
+        assert answer_on(connection.sock)[0] == 503
+        connection.request("GET", "/spend")
+        connection.getresponse().read()
+        connection.close()
+        with open_client(server, "/echo") as ws:
+            ws.send("again")
+            assert ws.recv(timeout=10) == "again"
 
 
 def test_what_another_thread_has_sent_goes_out_before_the_end() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -127,16 +128,16 @@ def use_gone(room: str) -> list[str]:
 def call_in_child() -> dict[str, Any]:
     """Have a process that is forked for it do what a command says."""
     command = request.get_json()
-    read, write = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.write(write, json.dumps(answer_to(command)).encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    os.waitpid(pid, 0)
-    with os.fdopen(read) as answer:
+    # A file and not a pipe, whose end gevent's os.close puts off.
+    with tempfile.TemporaryFile(buffering=0) as answer:
+        pid = os.fork()
+        if not pid:
+            try:
+                answer.write(json.dumps(answer_to(command)).encode())
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        answer.seek(0)
         told: dict[str, Any] = json.load(answer)
         return told
 
