@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import os
 import re
@@ -16,6 +18,7 @@ from typing import Any
 
 import pytest
 from example import (
+    EXAMPLES,
     Example,
     Open,
     exchange,
@@ -529,6 +532,33 @@ def test_message_that_is_sent_again_is_told_once(chat_page: Example, open_window
     expect(said(page, "Did you get this?")).to_have_count(1)
     late = join(open_window(chat_page.url), "Edsger")
     expect(said(late, "Did you get this?")).to_have_count(1)
+
+
+def test_who_comes_while_another_is_told_who_is_there_is_told_of_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES / "chat"))
+    websocket = importlib.import_module("chat").websocket
+    presence, looks = websocket.presence, itertools.count(1)
+
+    def looked(room: str) -> Any:
+        found = presence(room)
+        if next(looks) == 2:
+            # Ada has joined and looked who is there, and has not been told.
+            grace.send_json({"type": "join", "name": "Grace", "session": "g", "since": FUTURE})
+            assert grace.receive_json()["people"] == ["Ada", "Grace"]
+            grace.send_json({"type": "ping"})
+            assert grace.receive_json() == {"type": "pong"}
+        return found
+
+    monkeypatch.setattr(websocket, "presence", looked)
+    client = websocket.test_client()
+    with client.connect("/chat") as ada, client.connect("/chat") as grace:
+        ada.send_json({"type": "join", "name": "Ada", "session": "a", "since": FUTURE})
+        events = [ada.receive_json() for _ in range(3)]
+        told = [(event["type"], event["people"]) for event in events]
+        both = ["Ada", "Grace"]
+        assert told == [("joined", both), ("welcome", ["Ada"]), ("people", both)]
 
 
 def test_windows_of_different_workers_chat(chat_over_redis: Example, open_window: Open) -> None:

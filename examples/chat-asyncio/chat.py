@@ -85,15 +85,25 @@ async def join(ws, request):
     await ws.send(event("welcome", name=me["name"], people=names, complete=complete))
     if room.find(present, me["session"]) is None:
         await tell(ws, me, "joined", people=names)
+    await correct(names)
     return me
 
 
 async def leave(ws, me):
     await ws.leave(NOTICES)
     present = await websocket.presence(NOTICES)
+    names = room.people(present)
     # Another connection of their page may have taken their place.
     if room.find(present, me["session"]) is None:
-        await tell(ws, me, "left", people=room.people(present))
+        await tell(ws, me, "left", people=names)
+        await correct(names)
+
+
+async def correct(names):
+    """Tell all who is here, if others came or went while they were told these names."""
+    while (names_now := room.people(await websocket.presence(NOTICES))) != names:
+        names = names_now
+        await websocket.send_to(NOTICES, event("people", people=names))
 
 
 async def tell(ws, me, type, **fields):

@@ -89,13 +89,22 @@ class Guest:
         self.info = info
         if find(present, info["session"]) is None:
             self.tell("joined", people=names)
+        self.correct(names)
 
     def leave(self) -> None:
         self.ws.leave(NOTICES)
         present = self.websocket.presence(NOTICES)
+        names = people(present)
         # Another connection of their page may have taken their place.
         if find(present, self.info["session"]) is None:
-            self.tell("left", people=people(present))
+            self.tell("left", people=names)
+            self.correct(names)
+
+    def correct(self, names: list[str]) -> None:
+        """Tell all who is here, if others came or went while they were told these names."""
+        while (names_now := people(self.websocket.presence(NOTICES))) != names:
+            names = names_now
+            self.websocket.send_to(NOTICES, event("people", people=names))
 
     def tell(self, type: str, **fields: Any) -> None:
         """Tell the others."""

@@ -1,8 +1,8 @@
 """What the pages of the chat may ask for and what they are told; it sends nothing by itself.
 
 Messages are JSON objects with a ``type``. A page sends ``join``, ``say``,
-``typing`` and ``ping``; it gets ``welcome``, ``joined``, ``left``, ``message``,
-``typing``, ``pong`` and ``error``.
+``typing`` and ``ping``; it gets ``welcome``, ``joined``, ``left``, ``people``,
+``message``, ``typing``, ``pong`` and ``error``.
 
 There are two rooms, since the package remembers what is sent to a room: what
 was said is in one, and in the other what matters at its moment only.

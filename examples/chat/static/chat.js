@@ -122,6 +122,7 @@ const events = {
     append(note(`${event.name} left`, event.time));
   },
 
+  people: (event) => showPeople(event.people),
   message: showMessage,
   typing: ({ name: who }) => startTyping(who),
 
