@@ -38,6 +38,10 @@ _NO_SOCKET = (
     "uwsgi command, app.run(), flask run, gunicorn --threads or -k gevent, gevent.pywsgi or "
     "eventlet"
 )
+_ANSWERED_ALREADY = (
+    "the server has answered it already, as gevent-websocket does; start it without a class for "
+    "WebSockets (handler_class, gunicorn's -k), or with the one in flask_uwsgi_ws.compat"
+)
 # Where eventlet has what it reads the request from.
 _EVENTLET_INPUT = "eventlet.input"
 
@@ -313,16 +317,13 @@ def _shut_down(sock: socket.socket) -> None:
 
 
 def _obstacle_elsewhere(environ: Mapping[str, Any], sock: socket.socket) -> str | None:
+    if environ.get("wsgi.websocket") is not None:
+        return _ANSWERED_ALREADY
     if hasattr(sock, "getpeercert"):
+        kept = "this server keeps the connection inside TLS; leave its certificate out and "
         if _WERKZEUG_SOCKET in environ:
-            return (
-                "flask run keeps the connection inside TLS; leave --cert out, or start the app "
-                "with app.run(ssl_context='adhoc')"
-            )
-        return (
-            "this server keeps the connection inside TLS; leave its certificate out and have a "
-            "proxy in front of it, nginx for example, end TLS"
-        )
+            return kept + "start the app with flask uwsgi run --cert adhoc"
+        return kept + "have a proxy in front of it, nginx for example, end TLS"
     if _GUNICORN_SOCKET in environ and not _gunicorn_has_more(environ):
         return (
             "this worker of gunicorn's serves one request at a time, which one WebSocket would "

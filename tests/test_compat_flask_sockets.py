@@ -119,7 +119,7 @@ def test_loop_that_sends_the_none_of_the_end_ends_without_a_traceback(server: Se
             assert ask(ws, "x") == "x"
     with open_client(server, "/remember") as ws:
         assert ws.recv(timeout=10) == "here"
-    assert settled(server, 0)
+    assert eventually(lambda: server.get("/open") == (200, "0"))
     assert server.log.count("Traceback") == before
 
 

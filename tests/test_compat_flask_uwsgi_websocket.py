@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Blueprint, Flask
 from flask_run import FlaskRun
 from modes import MODES, Mode
 from peers import close_of, eventually, messages, open_client
@@ -315,6 +316,18 @@ def test_class_of_the_client_can_be_replaced(server: Server, kind: str) -> None:
             assert [ws.recv(timeout=10), ws.recv(timeout=10)] == ["WORD", "True"]
 
 
+def test_client_may_get_another_id(blocking: Server) -> None:
+    with open_client(blocking, "/own-id?own-id") as ws:
+        assert ws.recv(timeout=10) == "own"
+
+
+def test_client_that_is_set_to_be_not_connected_is_closed(blocking: Server) -> None:
+    mark = next(_marks)
+    with RawClient(blocking.port, f"/hang-up?mark={mark}") as client:
+        assert client.receive() == (0x88, b"\x03\xe8")
+    assert told_of(blocking, mark) == "False"
+
+
 def test_names_of_sockets_and_pages_are_apart(blocking: Server) -> None:
     assert blocking.get("/same") == (200, "a page")
     assert blocking.get("/live/page") == (200, "a page of the blueprint")
@@ -323,6 +336,9 @@ def test_names_of_sockets_and_pages_are_apart(blocking: Server) -> None:
     with open_client(blocking, "/live/echo") as ws:
         ws.send("word")
         assert ws.recv(timeout=10) == "websocket:live word"
+    with open_client(blocking, "/again/echo") as ws:
+        ws.send("word")
+        assert ws.recv(timeout=10) == "websocket:live:2 word"
 
 
 def test_pages_of_other_sites_are_refused(server: Server) -> None:
@@ -375,6 +391,21 @@ def test_app_run(run: str) -> None:
     assert given <= {word.split("=")[0] for word in command}
 
 
+def test_extension_runs_the_app_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Any] = []
+    monkeypatch.setattr(flask_uwsgi_ws.runner, "run", lambda *arguments: runs.append(arguments))
+    module: Any = ModuleType("chat")
+    module.app = app = Flask(__name__)
+    monkeypatch.setitem(sys.modules, "chat", module)
+    flask_uwsgi_websocket.WebSocket().run("chat:app", gevent=100)
+    websocket = flask_uwsgi_websocket.WebSocket(Flask(__name__))
+    websocket.run("chat:app", processes=8)
+    websocket.app.run(app="chat:app")
+    assert [run[0] for run in runs] == [app] * 3
+    with pytest.raises(RuntimeError, match="this WebSocket has no app yet"):
+        flask_uwsgi_websocket.WebSocket().run()
+
+
 def test_extension_runs_the_app_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[Any] = []
     monkeypatch.setattr(flask_uwsgi_ws.runner, "run", lambda *arguments: runs.append(arguments))
@@ -408,6 +439,23 @@ def test_every_name_of_the_original_is_there() -> None:
         flask_uwsgi_websocket.Sockets  # noqa: B018
 
 
+def test_extension_has_the_attributes_of_the_original() -> None:
+    app = Flask(__name__)
+    websocket = flask_uwsgi_websocket.WebSocket(app)
+    live = Blueprint("live", __name__)
+
+    def echo(ws: Any) -> None: ...
+
+    live.route("/echo")(echo)
+    websocket.route("/echo", methods=["GET"])(echo)
+    websocket.register_blueprint(live, url_prefix="/live")
+    assert websocket.blueprints == {"live": live}
+    assert websocket.view_functions == {"echo": echo, "live.echo": echo}
+    rules = {rule.rule for rule in websocket.url_map.iter_rules() if rule.websocket}
+    assert rules == {"/echo", "/live/echo"}
+    assert (websocket.app, websocket.timeout) == (app, 5)
+
+
 def test_middleware_may_be_given_the_app_by_its_extension() -> None:
     app = Flask(__name__)
     websocket = flask_uwsgi_websocket.WebSocket()
@@ -436,9 +484,8 @@ def test_without_gevent_its_extension_says_what_to_install() -> None:
     assert python(code) == "GeventWebSocket needs gevent: pip install gevent\n"
 
 
-def test_import_needs_neither_gevent_nor_asyncio() -> None:
-    modules = ["flask_sock", "flask_uwsgi_websocket"]
-    imports = ", ".join(f"flask_uwsgi_ws.compat.{name}" for name in modules)
-    before = "import flask_uwsgi_ws.extension, sys; before = set(sys.modules)"
-    new = "print(sorted({'gevent', 'greenlet', 'asyncio'} & (set(sys.modules) - before)))"
-    assert python(f"{before}; import {imports}; {new}") == "[]\n"
+@pytest.mark.parametrize("name", ["flask_sock", "flask_uwsgi_websocket"])
+def test_import_needs_no_gevent(name: str) -> None:
+    missing = "import sys; sys.modules.update(dict.fromkeys(['gevent', 'greenlet', 'gunicorn']))"
+    imported = f"from flask_uwsgi_ws.compat import {name}; print({name}.__name__)"
+    assert python(f"{missing}; {imported}") == f"flask_uwsgi_ws.compat.{name}\n"

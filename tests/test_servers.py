@@ -252,6 +252,30 @@ def test_client_class_for_threads_in_a_server_of_greenlets_is_refused(name: str)
         assert "WebSocketClient is for threads" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "env"),
+    [
+        ("pywsgi", (), {"HANDLER_OF_GEVENT_WEBSOCKET": "1"}),
+        (
+            "gunicorn-gevent",
+            ("-k", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker"),
+            None,
+        ),
+    ],
+    ids=["pywsgi", "gunicorn"],
+)
+def test_handshake_that_gevent_websocket_has_answered_is_not_answered_again(
+    name: str, options: tuple[str, ...], env: dict[str, str] | None
+) -> None:
+    with Elsewhere(name, "WebSocket", *options, env=env) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+            sock.sendall(handshake(server.address))
+            with sock.makefile("rb") as stream:
+                assert stream.read().count(b"HTTP/1.1 ") == 1
+        assert eventually(lambda: "the server has answered it already, as gevent-w" in server.log)
+        assert not server.noise()
+
+
 @pytest.mark.parametrize("name", ["gunicorn-gthread", "gunicorn-gevent"])
 def test_certificate_of_gunicorns_is_refused_with_what_to_do(name: str, tmp_path: Path) -> None:
     make_certificate(tmp_path)

@@ -5,24 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from flask import Flask
+
 from ..extension import WebSocket
 from ..servers import loop_engine, uwsgi_module
-
-
-class _AnyLoop(WebSocket):
-    """Starts uWSGI with whatever loop ``app.run`` is told; there another class may take over."""
-
-    def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
-        return {}
 
 
 def extension_class() -> type[WebSocket]:
     """Give the extension for the server that this runs in.
 
-    :returns: :class:`.GeventWebSocket` in uWSGI's gevent loop, else a :class:`.WebSocket`.
+    :returns: :class:`.GeventWebSocket` in uWSGI's gevent loop, else :class:`.WebSocket`.
     """
     if loop_engine() == "gevent":
         from ..backends.gevent import GeventWebSocket
 
         return GeventWebSocket
-    return WebSocket if uwsgi_module() is not None else _AnyLoop
+    return WebSocket
+
+
+class RunsAsFlask(WebSocket):
+    """What differs from such an extension where ``app.run`` stays Flask's own."""
+
+    def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
+        # For "flask uwsgi run": another extension is chosen where uWSGI has gevent's loop.
+        return {}
+
+    def run(self, app: Flask, *arguments: Any, **options: Any) -> None:
+        if uwsgi_module() is None:
+            type(app).run(app, *arguments, **options)

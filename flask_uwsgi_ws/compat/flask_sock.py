@@ -14,10 +14,10 @@ from flask import Blueprint, Flask
 
 from .. import exceptions
 from ..client import Message
-from ..extension import EXTENSION, WebSocket
+from ..extension import EXTENSION
 from ..servers import uwsgi_module
 from ..settings import PREFIX, Settings
-from .backend import extension_class
+from .backend import RunsAsFlask, extension_class
 
 __all__ = ["ConnectionClosed", "ConnectionError", "Server", "SimpleWebsocketError", "Sock"]
 
@@ -256,7 +256,7 @@ def _serve(app: Flask) -> None:
         _take_options(app)
 
 
-class _SockWebSocket(WebSocket):
+class _SockWebSocket(RunsAsFlask):
     """What differs from the extension that serves the app."""
 
     def init_app(self, app: Flask) -> None:
@@ -268,14 +268,6 @@ class _SockWebSocket(WebSocket):
         if app.extensions[EXTENSION].settings is None:
             _take_options(app)
         return super().settings(app)
-
-    def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
-        # Another extension is chosen where uWSGI has gevent's loop.
-        return {}
-
-    def run(self, app: Flask, *arguments: Any, **options: Any) -> None:
-        if uwsgi_module() is None:
-            type(app).run(app, *arguments, **options)
 
 
 def _take_options(app: Flask) -> None:

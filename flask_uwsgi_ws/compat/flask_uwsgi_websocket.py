@@ -15,6 +15,8 @@ from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import Any, TypeVar
 
 from flask import Blueprint, Flask
+from werkzeug.routing import Map
+from werkzeug.utils import import_string
 
 from .. import exceptions, extension
 from ..client import Message, Sendable
@@ -90,6 +92,7 @@ class _Client:
     """
 
     _native: Any = None
+    _id: str | None = None
     _receive: Any
     _send: Any
     _owner: Any
@@ -133,15 +136,27 @@ class _Client:
 
     @property
     def id(self) -> str:
-        """A name for this connection that no other has."""
-        name: str = self._native.id
+        """A name for this connection that no other has; may be set to another.
+
+        ``websocket.send_to_client`` knows the first.
+        """
+        name: str = self._native.id if self._id is None else self._id
         return name
+
+    @id.setter
+    def id(self, name: str) -> None:
+        self._id = name
 
     @property
     def connected(self) -> bool:
-        """Whether messages can be sent: no Close frame has gone either way."""
+        """Whether messages can be sent: no Close frame has gone either way. ``False`` closes."""
         connected: bool = self._native.connected
         return connected
+
+    @connected.setter
+    def connected(self, connected: bool) -> None:
+        if not connected:
+            self.close()
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake, :rfc:`6455` section 7.1.2, without waiting; from anywhere.
@@ -425,11 +440,39 @@ class _Extension(extension.WebSocket):
         self.app = app
         #: What the clients have as ``timeout``.
         self.timeout = timeout
+        #: The blueprints that were registered, by name.
+        self.blueprints: dict[str, Blueprint] = {}
         super().__init__(app, **options)
 
     def init_app(self, app: Flask) -> None:
         self.app = app
         super().init_app(app)
+
+        def run(*arguments: Any, **options: Any) -> None:
+            self.run(options.pop("app", app), *arguments, **options)
+
+        app.run = run  # type: ignore[method-assign]
+
+    @property
+    def url_map(self) -> Map:
+        """The URL rules of the app."""
+        rules: Map = self._the_app.url_map
+        return rules
+
+    @property
+    def view_functions(self) -> dict[str, Callable[..., Any]]:
+        """The handlers, by the names of their endpoints."""
+        return {
+            endpoint.removeprefix(_PREFIX): handler
+            for endpoint, handler in self._the_app.view_functions.items()
+            if endpoint.startswith(_PREFIX)
+        }
+
+    @property
+    def _the_app(self) -> Flask:
+        if self.app is None:
+            raise RuntimeError("this WebSocket has no app yet: call init_app(app) first")
+        return self.app
 
     def add_url_rule(
         self,
@@ -440,16 +483,34 @@ class _Extension(extension.WebSocket):
     ) -> None:
         if view_func is not None:
             endpoint = _PREFIX + (endpoint or view_func.__name__)
+        # The opening handshake is always GET.
+        options.pop("methods", None)
         super().add_url_rule(rule, endpoint, view_func, **options)
 
     def register_blueprint(self, blueprint: Blueprint, **options: Any) -> None:
+        name = wanted = options.pop("name", blueprint.name)
+        number = 1
+        while self.blueprints.get(name) is blueprint:
+            number += 1
+            name = f"{wanted}:{number}"
         # One for pages may have the same name, or be the same.
-        options.setdefault("name", _PREFIX + blueprint.name)
-        super().register_blueprint(blueprint, **options)
+        super().register_blueprint(blueprint, name=_PREFIX + name, **options)
+        self.blueprints[name] = blueprint
 
-    def run(self, app: Any = None, debug: bool = False, *arguments: Any, **options: Any) -> None:
-        app = self.app if app is None else app
-        super().run(app, debug or app.debug, *arguments, **options)
+    def run(
+        self,
+        app: Flask | str | None = None,
+        debug: bool = False,
+        *arguments: Any,
+        **options: Any,
+    ) -> None:
+        """Replace this process by uWSGI; see :meth:`flask_uwsgi_ws.WebSocket.run`.
+
+        :param app: the app, or where it is, ``'chat:app'``; the extension's by default.
+        :param debug: as there; the app's by default.
+        """
+        found: Flask = import_string(app) if isinstance(app, str) else app or self._the_app
+        super().run(found, debug or found.debug, *arguments, **options)
 
 
 # In uWSGI's gevent loop handlers are greenlets, which the functions of uWSGI's let switch.

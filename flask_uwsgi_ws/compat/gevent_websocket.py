@@ -20,7 +20,7 @@ from werkzeug.routing import Map
 from ..blueprints import SocketApp
 from ..exceptions import ConnectionClosed
 from ..frames import serialize
-from .backend import extension_class
+from .backend import RunsAsFlask, extension_class
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
@@ -383,12 +383,14 @@ class _AdaptingApp(SocketApp):
 class Sockets:
     """The routes of an app whose handlers take a :class:`WebSocket`.
 
+    ``app.run`` stays Flask's own.
+
     :param app: the app; or call :meth:`init_app` later.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
         #: The extension of this package that serves them: rooms, ``broadcast`` and more.
-        self.websocket = extension_class()()
+        self.websocket = type("SocketsWebSocket", (RunsAsFlask, extension_class()), {})()
         #: The blueprints that were registered, by name.
         self.blueprints: dict[str, Blueprint] = {}
         self._app: Flask | None = None

@@ -232,6 +232,7 @@ def live_echo(ws):
 
 app.register_blueprint(pages, url_prefix="/live")
 ws.register_blueprint(live, url_prefix="/live")
+ws.register_blueprint(live, url_prefix="/again")
 
 
 # A client class of the app's own.
@@ -241,6 +242,8 @@ class Named(ws.middleware.client):
     def __init__(self, environ, fd, timeout=5):
         super().__init__(environ, fd, timeout)
         self.name = f"{self.id} {self.connected}"
+        if environ["QUERY_STRING"] == "own-id":
+            self.id = "own"
 
     def shout(self, word):
         self.send(word.upper())
@@ -253,6 +256,17 @@ ws.middleware.client = Named
 def named(ws, word):
     ws.shout(word)
     ws.send(str(ws.name == f"{ws.id} True"))
+
+
+@ws.route("/own-id")
+def own_id(ws):
+    ws.send(ws.id)
+
+
+@ws.route("/hang-up", methods=["GET", "POST"])
+def hang_up(ws):
+    ws.connected = False
+    told.append(f"{request.args['mark']} {ws.connected}")
 
 
 @ws.route("/fails")

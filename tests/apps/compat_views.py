@@ -21,6 +21,11 @@ def add_views(app: Flask) -> None:
     def what_handlers_told() -> list[str]:
         return list(told)
 
+    @app.get("/open")
+    def open_connections() -> str:
+        """Count those whose handlers have not ended, or are being looked at for an error."""
+        return str(len(app.extensions["uwsgi_websocket"].websocket.clients))
+
     @app.get("/save-coverage")
     def save_coverage() -> str:
         measured = sys.modules["coverage"].Coverage.current()

@@ -17,7 +17,10 @@ from gevent.pywsgi import WSGIServer
 sys.path.append(".")
 app = importlib.import_module(sys.argv[1]).app
 pool = os.environ.get("POOL")
-server = WSGIServer(("127.0.0.1", int(sys.argv[2])), app, spawn=int(pool) if pool else "default")
+options = {"spawn": int(pool) if pool else "default"}
+if "HANDLER_OF_GEVENT_WEBSOCKET" in os.environ:
+    options["handler_class"] = importlib.import_module("geventwebsocket.handler").WebSocketHandler
+server = WSGIServer(("127.0.0.1", int(sys.argv[2])), app, **options)
 if pool:
     gevent.signal_handler(signal.SIGTERM, server.stop, 1)
 server.serve_forever()
