@@ -157,7 +157,7 @@ def refusal_here(environ: Mapping[str, Any]) -> Answer | None:
     """
     held = _held_socket(environ)
     if held is not None or uwsgi_module() is None:
-        obstacle = _NO_SOCKET if held is None else _obstacle_elsewhere(environ, held)
+        obstacle = _obstacle_elsewhere(environ, held)
         if obstacle is None:
             return None
         refused = refusal(
@@ -316,14 +316,16 @@ def _shut_down(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _obstacle_elsewhere(environ: Mapping[str, Any], sock: socket.socket) -> str | None:
+def _obstacle_elsewhere(environ: Mapping[str, Any], sock: socket.socket | None) -> str | None:
     if environ.get("wsgi.websocket") is not None:
         return _ANSWERED_ALREADY
+    if sock is None:
+        return _NO_SOCKET
     if hasattr(sock, "getpeercert"):
-        kept = "this server keeps the connection inside TLS; leave its certificate out and "
-        if _WERKZEUG_SOCKET in environ:
-            return kept + "start the app with flask uwsgi run --cert adhoc"
-        return kept + "have a proxy in front of it, nginx for example, end TLS"
+        return (
+            "this server keeps the connection inside TLS; leave its certificate out and have a "
+            "proxy in front of it, nginx for example, end TLS, or use flask uwsgi run --cert"
+        )
     if _GUNICORN_SOCKET in environ and not _gunicorn_has_more(environ):
         return (
             "this worker of gunicorn's serves one request at a time, which one WebSocket would "
@@ -347,10 +349,11 @@ def gunicorn_worker() -> Any:
 
 def _gunicorn_has_more(environ: Mapping[str, Any]) -> bool:
     """Tell whether this worker serves others beside one request."""
+    if not environ.get("wsgi.multithread"):
+        return False
     worker = gunicorn_worker()
     # That with threads says that it has several when it has one.
-    has_one = worker is not None and not server_hub() and worker.cfg.threads < 2
-    return bool(environ.get("wsgi.multithread")) and not has_one
+    return worker is None or bool(server_hub()) or worker.cfg.threads > 1
 
 
 def _status(answer: Answer) -> str:

@@ -24,6 +24,7 @@ from flask_uwsgi_ws import (
     WebSocketClient,
     WebSocketMiddleware,
 )
+from flask_uwsgi_ws.runner import RunError
 from flask_uwsgi_ws.settings import Settings, unknown_names
 
 
@@ -392,3 +393,24 @@ def test_who_has_another_id_than_a_clients_is_not_one() -> None:
             websocket.send_to("a", "hello", skip=user)
         with app.app_context(), pytest.raises(TypeError, match="a client or its id"):
             websocket.send_to_client(user, "hello")
+
+
+def test_gevent_backend_does_not_start_uwsgi_with_threads() -> None:
+    with pytest.raises(RunError, match="GeventWebSocket needs gevent, which does not go with thr"):
+        flask_uwsgi_ws.GeventWebSocket().uwsgi_defaults({"threads": 4})
+
+
+def test_app_that_has_threads_replaced_without_their_loop_is_told_so() -> None:
+    code = """
+from gevent import monkey
+monkey.patch_all()
+from flask import Flask
+from flask_uwsgi_ws import WebSocket
+app = Flask("app")
+WebSocket(app)
+print(app.wsgi_app.obstacle())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert "take monkey.patch_all() or monkey_patch() out, or start uWSGI with --g" in result.stdout

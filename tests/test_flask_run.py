@@ -87,7 +87,7 @@ def test_debug_reloads_a_changed_app_and_shows_the_debugger(tmp_path: Path, back
     ("options", "what_to_do"),
     [
         (("--without-threads",), b"one thread"),
-        (("--cert", "adhoc"), b"flask uwsgi run --cert adhoc"),
+        (("--cert", "adhoc"), b"flask uwsgi run --cert"),
     ],
     ids=["without-threads", "cert"],
 )

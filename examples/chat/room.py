@@ -83,7 +83,8 @@ def find(present: Present, session: str) -> dict[str, Any] | None:
 def people(present: Present) -> list[str]:
     """Give the names of those who are here, in the order in which they came."""
     guests = {guest["session"]: guest for guest in present.values()}.values()
-    return [guest["name"] for guest in sorted(guests, key=lambda guest: guest["since"])]
+    in_order = sorted(guests, key=lambda guest: (guest["since"], guest["session"]))
+    return [guest["name"] for guest in in_order]
 
 
 def free_name(names: Iterable[str], wanted: str) -> str:

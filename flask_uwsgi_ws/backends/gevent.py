@@ -28,7 +28,8 @@ from ..locks import Lock, thread_ident
 from ..loops import need_descriptors
 from ..middleware import BaseMiddleware, Environ, Opening
 from ..patching import patch
-from ..servers import loop_engine, server_hub, uwsgi_module
+from ..runner import RunError
+from ..servers import has_threads, loop_engine, server_hub, uwsgi_module
 from ..settings import Settings
 from .evented import TICK
 from .hubs import (
@@ -249,7 +250,14 @@ class GeventWebSocket(WebSocket):
             app.logger.error(NO_LOOP)
 
     def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {} if "gevent" in options else {"gevent": 100}
+        if "gevent" in options:
+            return {}
+        if has_threads(options):
+            raise RunError(
+                "GeventWebSocket needs gevent, which does not go with threads: leave threads out, "
+                "or use WebSocket"
+            )
+        return {"gevent": 100}
 
     def _call(self, call: partial[Any]) -> Any:
         reactor = _serving

@@ -744,10 +744,15 @@ class WebSocketMiddleware(BaseMiddleware):
     _warned = False
 
     def obstacle(self) -> str | None:
-        if loop_engine() == "gevent" or (threads_are_patched() and not server_hub()):
+        if loop_engine() == "gevent":
             return (
                 "WebSocket has a thread for each connection, which gevent's loop does not go "
                 "with; use GeventWebSocket, or start uWSGI without --gevent"
+            )
+        if threads_are_patched() and not server_hub():
+            return (
+                "the app has gevent or eventlet replace threads, and its server has not their "
+                "loop; take monkey.patch_all() or monkey_patch() out, or start uWSGI with --gevent"
             )
         if server_hub() and not self._client_of_hub():
             return (

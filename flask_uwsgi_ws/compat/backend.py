@@ -24,7 +24,10 @@ def extension_class() -> type[WebSocket]:
 
 
 class RunsAsFlask(WebSocket):
-    """What differs from such an extension where ``app.run`` stays Flask's own."""
+    """For an extension whose app goes on being started as it was: ``app.run`` stays Flask's own.
+
+    To be mixed in before the one of :func:`extension_class`.
+    """
 
     def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
         # For "flask uwsgi run": another extension is chosen where uWSGI has gevent's loop.

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from flask import Blueprint, Flask
 from werkzeug.routing import Map
-from werkzeug.utils import import_string
 
 from .. import exceptions, extension
 from ..client import Message, Sendable
@@ -92,7 +91,6 @@ class _Client:
     """
 
     _native: Any = None
-    _id: str | None = None
     _receive: Any
     _send: Any
     _owner: Any
@@ -136,20 +134,16 @@ class _Client:
 
     @property
     def id(self) -> str:
-        """A name for this connection that no other has; may be set to another.
-
-        ``websocket.send_to_client`` knows the first.
-        """
-        name: str = self._native.id if self._id is None else self._id
+        """A name for this connection that no other has."""
+        name: str = self._native.id
         return name
-
-    @id.setter
-    def id(self, name: str) -> None:
-        self._id = name
 
     @property
     def connected(self) -> bool:
-        """Whether messages can be sent: no Close frame has gone either way. ``False`` closes."""
+        """Whether messages can be sent: no Close frame has gone either way.
+
+        To set it to ``False`` is to call :meth:`close`; nothing makes it true again.
+        """
         connected: bool = self._native.connected
         return connected
 
@@ -461,12 +455,9 @@ class _Extension(extension.WebSocket):
 
     @property
     def view_functions(self) -> dict[str, Callable[..., Any]]:
-        """The handlers, by the names of their endpoints."""
-        return {
-            endpoint.removeprefix(_PREFIX): handler
-            for endpoint, handler in self._the_app.view_functions.items()
-            if endpoint.startswith(_PREFIX)
-        }
+        """The functions of the app, handlers and views, by their endpoints in :attr:`url_map`."""
+        functions: dict[str, Callable[..., Any]] = self._the_app.view_functions
+        return functions
 
     @property
     def _the_app(self) -> Flask:
@@ -506,10 +497,11 @@ class _Extension(extension.WebSocket):
     ) -> None:
         """Replace this process by uWSGI; see :meth:`flask_uwsgi_ws.WebSocket.run`.
 
-        :param app: the app, or where it is, ``'chat:app'``; the extension's by default.
+        :param app: the app; by default, and for the name of one (``'chat:app'``), the extension's,
+            which is found by itself.
         :param debug: as there; the app's by default.
         """
-        found: Flask = import_string(app) if isinstance(app, str) else app or self._the_app
+        found = app if isinstance(app, Flask) else self._the_app
         super().run(found, debug or found.debug, *arguments, **options)
 
 
@@ -537,6 +529,7 @@ class WebSocket(_Extension, _Base):  # type: ignore[misc]
     middleware = WebSocketMiddleware
 
     def uwsgi_defaults(self, options: Mapping[str, Any]) -> Mapping[str, Any]:  # noqa: ARG002
+        # With gevent another extension is chosen in uWSGI.
         return {}
 
 

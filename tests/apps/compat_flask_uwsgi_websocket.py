@@ -242,8 +242,6 @@ class Named(ws.middleware.client):
     def __init__(self, environ, fd, timeout=5):
         super().__init__(environ, fd, timeout)
         self.name = f"{self.id} {self.connected}"
-        if environ["QUERY_STRING"] == "own-id":
-            self.id = "own"
 
     def shout(self, word):
         self.send(word.upper())
@@ -256,11 +254,6 @@ ws.middleware.client = Named
 def named(ws, word):
     ws.shout(word)
     ws.send(str(ws.name == f"{ws.id} True"))
-
-
-@ws.route("/own-id")
-def own_id(ws):
-    ws.send(ws.id)
 
 
 @ws.route("/hang-up", methods=["GET", "POST"])
