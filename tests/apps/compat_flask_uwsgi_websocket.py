@@ -143,7 +143,7 @@ def about(client):
                 "class": type(client).__name__,
                 "connected": client.connected,
                 "id": client.id,
-                "same": ws.clients and next(iter(ws.clients)).id == client.id,
+                "same": client.id in {each.id for each in ws.clients},
                 "fd": os.path.exists(f"/proc/self/fd/{client.fd}"),
                 "timeout": client.timeout,
                 "path": client.environ["PATH_INFO"],
