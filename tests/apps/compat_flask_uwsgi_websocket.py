@@ -43,14 +43,14 @@ def echo_if(ws):
 def chat(ws):
     users[ws.id] = ws
 
-    for msg in backlog:
+    for msg in list(backlog):
         ws.send(msg)
 
     while True:
         msg = ws.receive()
         if msg is not None:
             backlog.append(msg)
-            for id in users:
+            for id in list(users):
                 if id != ws.id:
                     users[id].send(msg)
         else:

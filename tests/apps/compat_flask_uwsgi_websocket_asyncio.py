@@ -64,14 +64,14 @@ def double(msg):
 def chat(ws):
     users[ws.id] = ws
 
-    for msg in backlog:
+    for msg in list(backlog):
         yield from ws.send(msg)
 
     while True:
         msg = yield from ws.receive()
         if msg is not None:
             backlog.append(msg)
-            for id in users:
+            for id in list(users):
                 if id != ws.id:
                     yield from users[id].send(msg)
         else:
