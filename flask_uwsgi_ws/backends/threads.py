@@ -751,7 +751,7 @@ class WebSocketMiddleware(BaseMiddleware):
             )
         if threads_are_patched() and not server_hub():
             return (
-                "the app has gevent or eventlet replace threads, and its server has not their "
+                "gevent or eventlet has replaced threads here, and the server does not run their "
                 "loop; take monkey.patch_all() or monkey_patch() out, or start uWSGI with --gevent"
             )
         if server_hub() and not self._client_of_hub():
