@@ -35,14 +35,14 @@ test-uncompiled: .venv/tools .venv/installed build/uncompiled/installed build/py
 # The ends of workers, reloads, outages, hostile clients, proxies, configurations, uWSGI's build and
 # the examples in a browser, on the compiled form.
 test-operations: .venv/tools .venv/installed build/gunicorn-eventlet/installed
-	$(BIN)/pytest $(PARALLEL) $(OPERATIONS)
+	tests/again $(BIN)/pytest $(PARALLEL) $(OPERATIONS)
 
 # The behavioural suite of every backend and mode on the other Pythons, and a short form of it.
 test-all: test test-uncompiled $(VERSIONS:%=build/py%/installed)
-	set -e; for v in $(VERSIONS); do build/py$$v/bin/pytest $(PARALLEL) $(BEHAVIOUR) -k "not pyuwsgi"; done
+	set -e; for v in $(VERSIONS); do tests/again build/py$$v/bin/pytest $(PARALLEL) $(BEHAVIOUR) -k "not pyuwsgi"; done
 
 smoke: $(VERSIONS:%=build/py%/installed)
-	set -e; for v in $(VERSIONS); do build/py$$v/bin/pytest -q $(PARALLEL) $(BEHAVIOUR) -m smoke -k "not pyuwsgi"; done
+	set -e; for v in $(VERSIONS); do tests/again build/py$$v/bin/pytest -q $(PARALLEL) $(BEHAVIOUR) -m smoke -k "not pyuwsgi"; done
 
 style: .venv/tools
 	$(BIN)/ruff check .

@@ -314,7 +314,8 @@ def close_all(
     deadline = start + window + patience
     while any(each or each.expected for each in registries) and time.monotonic() < deadline:
         wait(_MOMENT)
-    for client in clients:
+    # Those too that have come meanwhile, whose handshakes had been answered.
+    for client in [client for each in registries for client in each]:
         if client.connected:
             # Its event loop is stuck.
             client.tell_at_last(code, reason(code))

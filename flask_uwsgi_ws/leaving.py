@@ -119,11 +119,10 @@ def pass_interrupt_on(error: BaseException) -> bool:
     return True
 
 
-def _begin_all(code: int) -> list[Any]:
-    clients = [client for each in _registries for client in each]
-    for client in clients:
-        client.begin_close(code, reason(code))
-    return clients
+def _begin_all(code: int) -> None:
+    for each in _registries:
+        for client in each:
+            client.begin_close(code, reason(code))
 
 
 def _tell() -> None:
@@ -131,13 +130,24 @@ def _tell() -> None:
     # not tell a worker why it ends.
     follows = os.environ.get("WERKZEUG_RUN_MAIN") == "true" or gunicorn_worker() is not None
     code = SERVICE_RESTART if follows else GOING_AWAY
-    clients = _begin_all(code)
+    # For those whose handshake is being answered.
+    worker_end().begin(code)
+    told: set[Any] = set()
     end = time.monotonic() + _HURRY
-    while any(client.connected for client in clients) and time.monotonic() < end:
+    while True:
+        # Before the look at who is here, so that nobody is in neither.
+        coming = any(each.expected for each in _registries)
+        clients = {client for each in _registries for client in each}
+        for client in clients - told:
+            client.begin_close(code, reason(code))
+        told |= clients
+        left = coming or any(client.connected or client.unsent for client in told)
+        if not left or time.monotonic() >= end:
+            break
         let_pass(0.01)
-    for client in clients:
+    for client in told:
         if client.connected:
             # Its loop is stuck.
             client.tell_at_last(code, reason(code))
-    if clients:
+    if told:
         let_pass(_LAST_MOMENT)

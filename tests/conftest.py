@@ -21,10 +21,16 @@ from uwsgi_server import Server
 
 import flask_uwsgi_ws.frames
 
-# Before the modules of the tests make settings of their own, which inherit from the profile.
-if "CI" in os.environ:
-    hypothesis.settings.register_profile("ci", derandomize=True, print_blob=True)
-    hypothesis.settings.load_profile("ci")
+# Before the modules of the tests make settings of their own, which inherit from the profile. No
+# example may fail for being slow: that would say more of the machine.
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+    print_blob=True,
+)
+hypothesis.settings.load_profile("tests")
 
 
 def pytest_configure(config: pytest.Config) -> None:

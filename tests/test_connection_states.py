@@ -438,7 +438,7 @@ class ForgetfulStates(ConnectionStates):
 
 
 for machine in (ConnectionStates, DeflatedStates, ForgetfulStates):
-    machine.TestCase.settings = settings(deadline=None, database=None, stateful_step_count=40)
+    machine.TestCase.settings = settings(database=None, stateful_step_count=40)
 
 TestConnectionStates = ConnectionStates.TestCase
 TestDeflatedStates = DeflatedStates.TestCase

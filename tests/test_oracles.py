@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 import websockets.frames
 import wsproto.events
 from fuzz.readers import Form
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from websockets.protocol import CLIENT, Protocol
 from wsproto.connection import Connection as WsprotoConnection
@@ -18,10 +18,7 @@ from wsproto.connection import ConnectionType
 from flask_uwsgi_ws.connection import CLOSED, Connection
 from flask_uwsgi_ws.frames import PONG
 
-# No example may fail for being slow: that would say more of the machine.
-SETTINGS = settings(
-    max_examples=400, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+SETTINGS = settings(max_examples=400, database=None)
 
 Message = str | bytes
 Text = TypeVar("Text", str, bytes, str | bytes)

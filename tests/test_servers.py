@@ -436,6 +436,15 @@ def test_interrupt_of_flask_run_tells_a_client_whose_handler_sleeps(backend: str
         server.process.wait(20)
 
 
+@pytest.mark.parametrize("backend", KINDS["gunicorn-gthread"].backends)
+def test_interrupt_tells_a_client_whose_handshake_has_just_been_answered(backend: str) -> None:
+    with Elsewhere("werkzeug", backend) as server:
+        with open_client(server, "/iterate?take-long-to-make") as ws:
+            server.send(signal.SIGINT)
+            assert closed(ws)[0] == 1001
+        server.process.wait(20)
+
+
 def test_interrupt_of_a_program_that_has_patched_nothing_tells_its_connections() -> None:
     with Elsewhere("pywsgi", "GeventWebSocket", env={"PATCH": "0"}) as server:
         with open_client(server, "/echo") as ws:

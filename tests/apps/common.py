@@ -59,12 +59,14 @@ def client_class() -> Any:
 
 
 class FailingClient(client_class()):  # type: ignore[misc]
-    """A user's client class, which can not be made when the query says so, or names itself."""
+    """A user's client class, which the query has fail, take its time or name itself."""
 
     def __init__(self, environ: Any, *arguments: Any) -> None:
         super().__init__(environ, *arguments)
         if environ["QUERY_STRING"] == "fail-to-make":
             raise ValueError("no such client")
+        if environ["QUERY_STRING"] == "take-long-to-make":
+            time.sleep(0.3)
         if environ["QUERY_STRING"] == "ask-early":
             self.name = f"client {self.id}"
 
