@@ -126,6 +126,9 @@ def _begin_all(code: int) -> None:
 
 
 def _tell() -> None:
+    if _watched_by != os.getpid():
+        # Forked by the app: the connections are those of the process that did.
+        return
     # Werkzeug's reloader starts the program anew; a stop looks the same from here. gunicorn does
     # not tell a worker why it ends.
     follows = os.environ.get("WERKZEUG_RUN_MAIN") == "true" or gunicorn_worker() is not None

@@ -20,6 +20,7 @@ import pytest
 import websocket as websocket_client
 from certificates import make_certificate
 from elsewhere import CELLS, KINDS, Elsewhere
+from endings import goes
 from members import Member, in_view, outside
 from peers import close_of, ended, eventually, leaves_nothing, open_client
 from playwright.sync_api import Browser
@@ -51,6 +52,15 @@ def test_message_in_fragments_with_pings_in_between(running: Elsewhere) -> None:
             assert client.receive() == (0x8A, b"%d" % i)
         client.send(frame(0, parts[-1]))
         assert client.receive() == (0x81, b"".join(parts))
+
+
+def test_end_of_a_process_that_a_view_forked_ends_no_connection(running: Elsewhere) -> None:
+    with open_client(running, "/echo") as ws:
+        ws.send("before")
+        assert ws.recv(timeout=10) == "before"
+        assert goes(int(running.get("/leave-child")[1]))
+        ws.send("after")
+        assert ws.recv(timeout=10) == "after"
 
 
 @pytest.mark.parametrize("size", [2, 100_000])
@@ -330,17 +340,10 @@ def test_worker_whose_arbiter_was_killed_ends(name: str) -> None:
         try:
             server.send(signal.SIGKILL)
             assert closed(ws)[0] == 1012
-            assert eventually(lambda: not has_process(worker), 15)
+            assert goes(worker, 15)
         finally:
             with suppress(ProcessLookupError):
                 os.kill(worker, signal.SIGKILL)
-
-
-def has_process(pid: int) -> bool:
-    # One that nobody waits for has no command line.
-    with suppress(FileNotFoundError):
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
-    return False
 
 
 @of_gunicorn
