@@ -112,9 +112,7 @@ class WebSocket:
         settings = Settings.load(app.config, self._options, uwsgi_options())
         if settings.message_queue is not None:
             if find_spec("redis") is None:
-                raise RuntimeError(
-                    "a message queue needs redis: pip install 'Flask-uWSGI-WS[redis]'"
-                )
+                raise RuntimeError("a message queue needs redis: pip install redis")
             from .queues.clients import check
 
             check(settings.message_queue)

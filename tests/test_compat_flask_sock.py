@@ -403,6 +403,31 @@ def test_sock_shares_the_extension_that_an_app_has() -> None:
             assert ws.receive() == "x"
 
 
+def test_sock_gives_the_extension_for_its_rooms() -> None:
+    app = Flask(__name__)
+    sock = Sock()
+    with pytest.raises(RuntimeError, match="call init_app"):
+        _ = sock.websocket
+    sock.init_app(app)
+
+    @sock.route("/news")
+    def news(ws: Any) -> None:
+        ws.join("news")
+        ws.send("here")
+        sock.websocket.send_to("news", ws.receive(), skip=ws)
+        ws.receive()
+
+    with (
+        sock.websocket.test_client().connect("/news") as ann,
+        sock.websocket.test_client().connect("/news") as bob,
+    ):
+        assert ann.receive() == bob.receive() == "here"
+        ann.send("rain")
+        assert bob.receive() == "rain"
+        bob.send("sun")
+        assert ann.receive() == "sun"
+
+
 def test_blueprint_is_served_in_an_app_that_no_sock_has_seen() -> None:
     blueprint = Blueprint("blueprint", __name__)
 

@@ -14,7 +14,7 @@ from flask import Blueprint, Flask
 
 from .. import exceptions
 from ..client import Message
-from ..extension import EXTENSION
+from ..extension import EXTENSION, WebSocket
 from ..servers import uwsgi_module
 from ..settings import PREFIX, Settings
 from .backend import RunsAsFlask, extension_class
@@ -198,6 +198,17 @@ class Sock:
         self.bp: Blueprint | None = None
         if app is not None:
             self.init_app(app)
+
+    @property
+    def websocket(self) -> WebSocket:
+        """The extension of this package that serves the app: rooms, ``broadcast`` and more.
+
+        :raises RuntimeError: before :meth:`init_app`.
+        """
+        if self.app is None:
+            raise RuntimeError("this Sock has no app yet: call init_app(app) first")
+        websocket: WebSocket = self.app.extensions[EXTENSION].websocket
+        return websocket
 
     def init_app(self, app: Flask) -> None:
         """Serve the routes in an app, those that were declared before, and those that will be.
