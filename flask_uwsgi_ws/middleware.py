@@ -51,6 +51,14 @@ def _nothing_left(error: Exception) -> Answer:
     )
 
 
+def _about_to_end() -> Answer:
+    return refusal(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "this process is about to end; try again at once",
+        [("Retry-After", "1")],
+    )
+
+
 _TOO_LATE = (
     "; its handshake has been answered, so that there is no HTTP response any more: use "
     "ws.close(code, reason), or abort() in a before_request function"
@@ -172,11 +180,7 @@ class BaseMiddleware:
     def _obstacle_here(self, environ: Environ) -> Answer | None:
         """Say why no connection can be served here now."""
         if worker_end().code:
-            return refusal(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "this process is about to end; try again at once",
-                [("Retry-After", "1")],
-            )
+            return _about_to_end()
         obstacle = self.obstacle()
         if obstacle is not None:
             status = HTTPStatus.NOT_IMPLEMENTED
@@ -197,6 +201,10 @@ class BaseMiddleware:
         """
         clients = self.websocket.clients
         clients.expect(settings)
+        if worker_end().code:
+            # It has begun since the first look, and may not have seen that one is coming.
+            clients.expect_no_more()
+            return _about_to_end()
         try:
             self.prepare_worker()
             if request_is_held(environ):
