@@ -177,6 +177,9 @@ class BaseClient:
         """
         raise NotImplementedError
 
+    def end_waiting(self) -> None:
+        """Wait for the peer's Close frame no longer, where that keeps a thread; from any thread."""
+
     def begin_close_if_idle(self, code: int, reason: str) -> None:
         """The same, but only if the client is :attr:`idle` when it comes to it."""
         if self.idle:

@@ -65,6 +65,8 @@ class Clients:
         self._traffic = dict.fromkeys(TRAFFIC, 0)
         #: Handshakes that have been answered, or are being, whose clients are not here yet.
         self.expected = 0
+        #: Requests that last as long as their handlers.
+        self.held = 0
         #: Seconds, as in the settings; set with the first client.
         self.close_timeout = self.close_window = 0.0
 
@@ -116,6 +118,16 @@ class Clients:
         """Its connection is here, or will not come."""
         with self._lock:
             self.expected -= 1
+
+    def hold(self) -> None:
+        """A request has begun that lasts as long as its handler."""
+        with self._lock:
+            self.held += 1
+
+    def let_go(self) -> None:
+        """It ends now."""
+        with self._lock:
+            self.held -= 1
 
     def add(self, client: Any) -> None:
         """A connection is open."""

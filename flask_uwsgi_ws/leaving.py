@@ -1,19 +1,20 @@
 """The end of a server that is not uWSGI: its clients are told.
 
 ``flask run`` and programs that serve the app themselves end with Ctrl-C, and with Werkzeug's
-reloader when a file changes; this learns of it when the program ends. A worker of gunicorn's is
+reloader when a file changes; this learns of it when the program ends, and has handlers end before
+the program does, if they do. A worker of gunicorn's is
 told to end by its arbiter (a reload, a stop, ``--timeout``, ``--max-requests``) and then waits
 for its requests, at most ``--graceful-timeout`` seconds.
 """
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import importlib
 import os
 import signal
-import threading
 import time
 import weakref
 from types import FrameType
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # Seconds for the loops to begin the closes, at most, and for the Close frames to leave.
 _HURRY, _LAST_MOMENT = 0.5, 0.05
+
+# Seconds within which one handler of several has to end, for the others to have more.
+_PATIENCE = 1.0
 
 # Seconds between two looks at whether gunicorn's worker is to end; it may do so 0.1 s later.
 _MOMENT = 0.05
@@ -55,7 +59,8 @@ def tell_at_end(clients: Clients) -> None:
         worker = gunicorn_worker()
         if worker is not None:
             # A greenlet in a worker of greenlets, whose clients are theirs.
-            threading.Thread(target=_watch, args=(worker,), daemon=True).start()
+            # Not a Thread, of which a process that the app forks would have lost count.
+            _thread.start_new_thread(_watch, (worker,))
         elif server_hub() == "eventlet":
             _watch_interrupt()
     except BaseException:
@@ -66,9 +71,13 @@ def tell_at_end(clients: Clients) -> None:
 
 
 def _watch(worker: Any) -> None:
+    pid = os.getpid()
     # A worker whose arbiter was killed ends without a word.
     while worker.alive and os.getppid() == worker.ppid:
         time.sleep(_MOMENT)
+    if os.getpid() != pid:
+        # A greenlet in what the app has forked.
+        return
     worker_end().begin(SERVICE_RESTART)
     close_all(list(_registries), SERVICE_RESTART, time.sleep)
 
@@ -154,3 +163,26 @@ def _tell() -> None:
             client.tell_at_last(code, reason(code))
     if told:
         let_pass(_LAST_MOMENT)
+    if not _handlers_end(_PATIENCE):
+        for client in told:
+            client.end_waiting()
+        _handlers_end(_HURRY)
+
+
+def _handlers_end(patience: float) -> bool:
+    """Wait for the requests that last as long as their handlers, while they end one after another.
+
+    A thread with a hub that goes on while Python ends would crash the process.
+
+    :param patience: seconds within which one has to end, for the others to be waited for.
+    :returns: whether all have ended.
+    """
+    before, end = 0, 0.0
+    while held := sum(each.held for each in _registries):
+        now = time.monotonic()
+        if held < before or not before:
+            before, end = held, now + patience
+        if now >= end:
+            return False
+        let_pass(0.01)
+    return True

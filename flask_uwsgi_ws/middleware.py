@@ -175,6 +175,7 @@ class BaseMiddleware:
         finally:
             if taken.release is not None:
                 taken.release()
+                self.websocket.clients.let_go()
         return []
 
     def _obstacle_here(self, environ: Environ) -> Answer | None:
@@ -222,6 +223,8 @@ class BaseMiddleware:
             raise
         if isinstance(taken, Answer):
             clients.expect_no_more()
+        elif taken.release is not None:
+            clients.hold()
         return taken
 
     def ask_app(

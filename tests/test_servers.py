@@ -448,6 +448,29 @@ def test_interrupt_tells_a_client_whose_handshake_has_just_been_answered(backend
         server.process.wait(20)
 
 
+@pytest.mark.parametrize("backend", KINDS["gunicorn-gevent"].backends)
+def test_exit_of_what_a_view_of_gunicorns_greenlets_forked_ends_no_connection(backend: str) -> None:
+    # It goes on with the worker's greenlets until it has ended.
+    with Elsewhere("gunicorn-gevent", backend) as server:
+        with open_client(server, "/echo") as ws:
+            ws.send("before")
+            assert ws.recv(timeout=10) == "before"
+            assert goes(int(server.get("/leave-child?exit")[1]))
+            ws.send("after")
+            assert ws.recv(timeout=10) == "after"
+        assert not server.noise()
+
+
+@pytest.mark.parametrize("backend", KINDS["gunicorn-gthread"].backends)
+def test_interrupt_waits_for_handlers_that_end_one_after_another(backend: str) -> None:
+    with Elsewhere("werkzeug", backend) as server:
+        with open_client(server, "/part?0.2") as ws, open_client(server, "/part?0.6") as other:
+            server.send(signal.SIGINT)
+            assert closed(ws)[0] == closed(other)[0] == 1001
+        assert server.process.wait(20) == 0
+        assert server.log.splitlines().count("parted") == 2
+
+
 def test_interrupt_of_a_program_that_has_patched_nothing_tells_its_connections() -> None:
     with Elsewhere("pywsgi", "GeventWebSocket", env={"PATCH": "0"}) as server:
         with open_client(server, "/echo") as ws:

@@ -691,6 +691,9 @@ class EventedClient(BaseClient):
         if self.idle:
             self.start_closing(code, reason)
 
+    def end_waiting(self) -> None:
+        self._reactor.leave(self.finish_closing)
+
     def finish_closing(self) -> None:
         """Wait for the peer's Close frame no longer."""
         self._connection.receive_eof()

@@ -137,6 +137,14 @@ def sleep(ws: Any) -> None:
     time.sleep(number_in(ws))
 
 
+@websocket.route("/part")
+def part(ws: Any) -> None:
+    for _ in ws:
+        pass
+    time.sleep(number_in(ws))
+    os.write(2, b"parted\n")
+
+
 @websocket.route("/thread-sends")
 def thread_sends(ws: Any) -> None:
     """Have a real thread send, and send after it, and end."""

@@ -119,6 +119,14 @@ async def sleep(ws: Any) -> None:
     await asyncio.sleep(number_in(ws))
 
 
+@websocket.route("/part")
+async def part(ws: Any) -> None:
+    async for _ in ws:
+        pass
+    await asyncio.sleep(number_in(ws))
+    os.write(2, b"parted\n")
+
+
 @websocket.route("/toil")
 async def toil_in_threads(ws: Any) -> None:
     """Waits for native threads, which leave it little time."""

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from flask import Flask, url_for
+from flask import Flask, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 import flask_uwsgi_ws
@@ -103,11 +103,13 @@ def tell_close(ws: Any) -> None:
 
 @app.route("/leave-child")
 def leave_child() -> str:
-    """Leave a process that ends as one does that runs to its end."""
+    """Leave a process that ends as one does that runs to its end, or with ``sys.exit``."""
     pid = os.fork()
     if pid:
         # Not waited for: gevent may miss its end.
         return str(pid)
+    if request.query_string == b"exit":
+        sys.exit()
     try:
         atexit._run_exitfuncs()
     finally:
