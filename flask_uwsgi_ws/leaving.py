@@ -1,10 +1,10 @@
 """The end of a server that is not uWSGI: its clients are told.
 
 ``flask run`` and programs that serve the app themselves end with Ctrl-C, and with Werkzeug's
-reloader when a file changes; this learns of it when the program ends, and has handlers end before
-the program does, if they do. A worker of gunicorn's is
-told to end by its arbiter (a reload, a stop, ``--timeout``, ``--max-requests``) and then waits
-for its requests, at most ``--graceful-timeout`` seconds.
+reloader when a file changes; this learns of it when the program ends, and holds the program up for
+handlers that end meanwhile. A worker of gunicorn's is told to end by its arbiter (a reload, a stop,
+``--timeout``, ``--max-requests``) and then waits for its requests, at most
+``--graceful-timeout`` seconds.
 """
 
 from __future__ import annotations
