@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 # Seconds for the loops to begin the closes, at most, and for the Close frames to leave.
 _HURRY, _LAST_MOMENT = 0.5, 0.05
 
+# Seconds for those to be here whose handshakes have been answered: a busy machine may need some.
+_ARRIVAL = 5.0
+
 # Seconds within which one handler of several has to end, for the others to have more.
 _PATIENCE = 1.0
 
@@ -145,18 +148,21 @@ def _tell() -> None:
     # For those whose handshake is being answered.
     worker_end().begin(code)
     told: set[Any] = set()
-    end = time.monotonic() + _HURRY
+    now = time.monotonic()
+    last, end = now + _ARRIVAL, now + _HURRY
     while True:
         # Before the look at who is here, so that nobody is in neither.
-        coming = any(each.expected for each in _registries)
+        coming = any(each.expected for each in _registries) and now < last
         clients = {client for each in _registries for client in each}
         for client in clients - told:
             client.begin_close(code, reason(code))
+            end = now + _HURRY
         told |= clients
-        left = coming or any(client.connected or client.unsent for client in told)
-        if not left or time.monotonic() >= end:
+        left = any(client.connected or client.unsent for client in told) and now < end
+        if not coming and not left:
             break
         let_pass(0.01)
+        now = time.monotonic()
     for client in told:
         if client.connected:
             # Its loop is stuck.
